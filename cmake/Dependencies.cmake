@@ -1,0 +1,36 @@
+# Libraries of the distribution, static where it has the archive, each under a name of ours.
+set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)
+set(Boost_USE_STATIC_LIBS ON)
+set(Protobuf_USE_STATIC_LIBS ON)
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(Boost REQUIRED COMPONENTS program_options)
+find_package(Eigen3 REQUIRED NO_MODULE)
+find_package(Protobuf REQUIRED)
+
+# retort_find_static(NAME header library): an imported target retort::NAME.
+function(retort_find_static name header library)
+  find_path(RETORT_${name}_INCLUDE ${header} REQUIRED)
+  find_library(RETORT_${name}_LIBRARY ${library} REQUIRED)
+  add_library(retort::${name} UNKNOWN IMPORTED GLOBAL)
+  set_target_properties(retort::${name} PROPERTIES
+    IMPORTED_LOCATION "${RETORT_${name}_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${RETORT_${name}_INCLUDE}")
+endfunction()
+retort_find_static(xxhash xxhash.h xxhash)
+retort_find_static(pcre2 pcre2.h pcre2-8)
+target_compile_definitions(retort::pcre2 INTERFACE PCRE2_STATIC PCRE2_CODE_UNIT_WIDTH=8)
+retort_find_static(yaml yaml-cpp/yaml.h yaml-cpp)
+
+if(RETORT_TORCH)
+  include(Torch)
+  find_path(RETORT_HDF5_INCLUDE hdf5.h PATH_SUFFIXES hdf5/serial REQUIRED)
+  find_library(RETORT_HDF5_LIBRARY hdf5 PATH_SUFFIXES hdf5/serial REQUIRED)
+  add_library(retort::hdf5 UNKNOWN IMPORTED GLOBAL)
+  set_target_properties(retort::hdf5 PROPERTIES
+    IMPORTED_LOCATION "${RETORT_HDF5_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${RETORT_HDF5_INCLUDE}"
+    INTERFACE_LINK_LIBRARIES "sz;aec;z;curl;crypto;dl;m")
+endif()

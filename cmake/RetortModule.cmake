@@ -1,0 +1,49 @@
+# retort_library(NAME name SOURCES ... DEPS ... [TORCH]): one folder, one static library, dependencies stated.
+function(retort_library)
+  cmake_parse_arguments(arg "TORCH" "NAME" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(${arg_NAME} STATIC ${arg_SOURCES})
+  target_link_libraries(${arg_NAME} PUBLIC retort_options ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})
+  if(arg_TORCH)
+    retort_use_torch(${arg_NAME})
+  endif()
+endfunction()
+
+# Torch's headers take 20 seconds a file: they come from one precompiled header, and as system headers.
+function(retort_use_torch target)
+  target_link_libraries(${target} PUBLIC retort::torch)
+  if(TARGET retort_torch_pch)
+    target_precompile_headers(${target} REUSE_FROM retort_torch_pch)
+  endif()
+endfunction()
+
+# retort_test(NAME name SOURCES ... DEPS ... [TORCH] [LABELS ...]): a GoogleTest program, each test known to CTest.
+function(retort_test)
+  cmake_parse_arguments(arg "TORCH" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${arg_NAME} ${arg_SOURCES})
+  target_link_libraries(${arg_NAME} PRIVATE retort_options ${arg_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${arg_NAME} PRIVATE
+    RETORT_SOURCE_DIR="${PROJECT_SOURCE_DIR}" RETORT_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  if(arg_TORCH)
+    retort_use_torch(${arg_NAME})
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  gtest_discover_tests(${arg_NAME} DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST
+    PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+endfunction()
+
+# retort_fuzz(NAME name SOURCES ... DEPS ... CORPUS dir): a libFuzzer target with RETORT_FUZZ, and always a test
+# that runs the same entry over the corpus.
+function(retort_fuzz)
+  cmake_parse_arguments(arg "" "NAME;CORPUS" "SOURCES;DEPS" ${ARGN})
+  if(RETORT_FUZZ)
+    add_executable(${arg_NAME} ${arg_SOURCES})
+    target_link_options(${arg_NAME} PRIVATE -fsanitize=fuzzer)
+  else()
+    add_executable(${arg_NAME} ${arg_SOURCES} "${PROJECT_SOURCE_DIR}/tests/fuzz/replay_main.cc")
+    add_test(NAME ${arg_NAME}_corpus COMMAND ${arg_NAME} "${CMAKE_CURRENT_SOURCE_DIR}/${arg_CORPUS}")
+    set_tests_properties(${arg_NAME}_corpus PROPERTIES TIMEOUT 300)
+  endif()
+  target_link_libraries(${arg_NAME} PRIVATE retort_options ${arg_DEPS})
+endfunction()

@@ -1,0 +1,195 @@
+#include "core/arch/model_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <numeric>
+
+#include "core/arch/family.h"
+#include "core/base/error.h"
+#include "core/base/text.h"
+
+namespace retort {
+namespace {
+
+constexpr int64_t kMaxSize = int64_t{1} << 24;  // no dimension of a real model is larger; products stay below 2^63
+
+const Family& require_family(const Json& json, std::string_view label) {
+  const auto type = json_required<std::string>(json, "model_type", label);
+  if (const Family* family = find_family(type)) return *family;
+  std::string known;
+  for (const Family& family : families()) known.append(known.empty() ? "" : ", ").append(family.model_type);
+  fail("config", label, "the model_type '" + type + "' is not supported", "Supported are " + known);
+}
+
+int64_t required_size(const Json& json, const char* key, std::string_view label) {
+  const auto value = json_required<int64_t>(json, key, label);
+  if (value < 1 || value > kMaxSize)
+    fail("config", label, std::string(key) + " is " + std::to_string(value) + ", outside 1 to 2^24");
+  return value;
+}
+
+int64_t optional_size(const Json& json, const char* key, int64_t fallback, std::string_view label) {
+  const auto it = json.find(key);
+  return it == json.end() || it->is_null() ? fallback : required_size(json, key, label);
+}
+
+void read_sizes(const Json& json, ModelConfig& c, std::string_view label) {
+  c.vocab_size = required_size(json, "vocab_size", label);
+  c.hidden_size = required_size(json, "hidden_size", label);
+  c.ffn_size = required_size(json, "intermediate_size", label);
+  c.layers = required_size(json, "num_hidden_layers", label);
+  c.heads = required_size(json, "num_attention_heads", label);
+  c.kv_heads = optional_size(json, "num_key_value_heads", c.heads, label);
+  c.head_dim = optional_size(json, "head_dim", c.hidden_size / c.heads, label);
+  c.context_length = optional_size(json, "max_position_embeddings", 2048, label);
+  if (c.layers > 4096) fail("config", label, "num_hidden_layers is " + std::to_string(c.layers) + ", above 4096");
+  if (c.heads % c.kv_heads != 0) fail("config", label, "num_key_value_heads does not divide num_attention_heads");
+  if (c.head_dim < 2 || c.head_dim % 2 != 0) fail("config", label, "head_dim must be even and at least 2");
+}
+
+// transformers 5 puts everything into rope_parameters, transformers 4 into rope_theta and rope_scaling.
+void read_rope(const Json& json, ModelConfig& c, std::string_view label) {
+  static const Json kEmpty = Json::object();
+  const auto object = [&](const char* key) -> const Json& {
+    const auto it = json.find(key);
+    return it == json.end() || !it->is_object() ? kEmpty : *it;
+  };
+  const Json& modern = object("rope_parameters");
+  const Json& settings = modern.empty() ? object("rope_scaling") : modern;
+  c.rope.theta = json_value(modern, "rope_theta", json_value(json, "rope_theta", 10000.0, label), label);
+  const auto old_type = json_value<std::string>(settings, "type", "default", label);
+  const auto type = json_value<std::string>(settings, "rope_type", old_type, label);
+  if (json_value(settings, "partial_rotary_factor", json_value(json, "partial_rotary_factor", 1.0, label), label) != 1.0)
+    fail("config", label, "partial_rotary_factor is not supported");
+  if (!(c.rope.theta > 0)) fail("config", label, "rope_theta must be positive");
+  if (type == "default") return;
+  if (type != "linear" && type != "llama3")
+    fail("config", label, "the rope type '" + type + "' is not supported", "Supported are default, linear and llama3");
+  c.rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
+  c.rope.factor = json_required<double>(settings, "factor", label);
+  if (!(c.rope.factor > 0)) fail("config", label, "the rope factor must be positive");
+  if (type == "linear") return;
+  c.rope.low_freq_factor = json_required<double>(settings, "low_freq_factor", label);
+  c.rope.high_freq_factor = json_required<double>(settings, "high_freq_factor", label);
+  c.rope.original_context = json_required<int64_t>(settings, "original_max_position_embeddings", label);
+  if (c.rope.original_context < 1 || !(c.rope.high_freq_factor > c.rope.low_freq_factor) || !(c.rope.low_freq_factor > 0))
+    fail("config", label, "the llama3 rope parameters are out of range");
+}
+
+bool layer_slides(const Json& json, const ModelConfig& c, int64_t layer, std::string_view label) {
+  const auto types = json.find("layer_types");
+  if (types != json.end() && types->is_array()) {
+    if (static_cast<int64_t>(types->size()) != c.layers) fail("config", label, "layer_types does not name every layer");
+    const Json& type = (*types)[static_cast<size_t>(layer)];
+    if (type != "full_attention" && type != "sliding_attention")
+      fail("config", label, "the layer type " + type.dump() + " is not supported");
+    return type == "sliding_attention";
+  }
+  if (c.family->window == Family::Window::kEveryLayer) return true;
+  return layer >= json_value<int64_t>(json, "max_window_layers", c.layers, label);
+}
+
+void read_windows(const Json& json, ModelConfig& c, std::string_view label) {
+  c.windows.assign(static_cast<size_t>(c.layers), 0);
+  if (c.family->window == Family::Window::kNever) return;
+  const bool upper = c.family->window == Family::Window::kUpperLayers;
+  if (upper && !json_value(json, "use_sliding_window", false, label)) return;
+  const int64_t window = optional_size(json, "sliding_window", 0, label);
+  for (int64_t layer = 0; layer < c.layers; ++layer)
+    if (window > 0 && layer_slides(json, c, layer, label)) c.windows[static_cast<size_t>(layer)] = window;
+}
+
+void read_biases(const Json& json, ModelConfig& c, std::string_view label) {
+  const bool attention = json_value(json, "attention_bias", false, label);
+  c.qkv_bias = attention || c.family->always_qkv_bias;
+  c.output_bias = attention;
+  c.mlp_bias = json_value(json, "mlp_bias", false, label);
+}
+
+void read_token_ids(const Json& json, ModelConfig& c, std::string_view label) {
+  const auto bos = json.find("bos_token_id");
+  if (bos != json.end() && bos->is_number_integer()) c.bos_id = bos->get<int64_t>();
+  const auto eos = json.find("eos_token_id");
+  if (eos == json.end() || eos->is_null()) return;
+  for (const Json& id : eos->is_array() ? *eos : Json::array({*eos})) {
+    if (!id.is_number_integer()) fail("config", label, "eos_token_id is not a number or a list of numbers");
+    c.eos_ids.push_back(id.get<int64_t>());
+  }
+}
+
+DType read_dtype(const Json& json, std::string_view label) {
+  const auto name = json_value<std::string>(json, "dtype", json_value<std::string>(json, "torch_dtype", "float32", label), label);
+  if (name == "float32") return DType::kF32;
+  if (name == "float16") return DType::kF16;
+  if (name == "bfloat16") return DType::kBF16;
+  fail("config", label, "the dtype '" + name + "' is not supported", "Supported are float32, float16 and bfloat16");
+}
+
+// Llama 3's scaling (arXiv:2407.21783; transformers' rope_type "llama3"): long wavelengths are divided by the
+// factor, short ones kept, those between interpolated.
+double llama3_frequency(double frequency, const RopeConfig& rope) {
+  const double wavelength = 2 * std::numbers::pi / frequency;
+  const auto context = static_cast<double>(rope.original_context);
+  if (wavelength < context / rope.high_freq_factor) return frequency;
+  if (wavelength > context / rope.low_freq_factor) return frequency / rope.factor;
+  const double smooth =
+      (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  return (1 - smooth) * frequency / rope.factor + smooth * frequency;
+}
+
+}  // namespace
+
+ModelConfig parse_config(const Json& json, std::string_view label) {
+  if (!json.is_object()) fail("config", label, "not a JSON object");
+  ModelConfig c;
+  c.json = json;
+  c.family = &require_family(json, label);
+  const auto activation = json_value<std::string>(json, "hidden_act", "silu", label);
+  if (activation != "silu" && activation != "swish")
+    fail("config", label, "the activation '" + activation + "' is not supported", "Supported is silu");
+  read_sizes(json, c, label);
+  c.norm_eps = json_value(json, "rms_norm_eps", 1e-6, label);
+  c.tied_embeddings = json_value(json, "tie_word_embeddings", false, label);
+  read_biases(json, c, label);
+  read_rope(json, c, label);
+  read_windows(json, c, label);
+  read_token_ids(json, c, label);
+  c.dtype = read_dtype(json, label);
+  return c;
+}
+
+int64_t ModelConfig::parameters() const {
+  int64_t total = 0;
+  for (const ExpectedTensor& tensor : expected_tensors(*this))
+    total += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+  return total;
+}
+
+Json config_with_layers(const ModelConfig& config, const std::vector<int64_t>& kept) {
+  Json json = config.json;
+  json["num_hidden_layers"] = kept.size();
+  if (const auto types = config.json.find("layer_types"); types != config.json.end() && types->is_array()) {
+    Json kept_types = Json::array();
+    for (const int64_t layer : kept) kept_types.push_back((*types)[static_cast<size_t>(layer)]);
+    json["layer_types"] = kept_types;
+  } else if (json.contains("max_window_layers") && json["max_window_layers"].is_number_integer()) {
+    const auto bound = json["max_window_layers"].get<int64_t>();
+    json["max_window_layers"] = std::count_if(kept.begin(), kept.end(), [&](int64_t layer) { return layer < bound; });
+  }
+  return json;
+}
+
+std::vector<float> rope_frequencies(const ModelConfig& config) {
+  std::vector<float> frequencies(static_cast<size_t>(config.head_dim / 2));
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    double frequency =
+        1.0 / std::pow(config.rope.theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+    if (config.rope.scaling == RopeScaling::kLinear) frequency /= config.rope.factor;
+    if (config.rope.scaling == RopeScaling::kLlama3) frequency = llama3_frequency(frequency, config.rope);
+    frequencies[i] = static_cast<float>(frequency);
+  }
+  return frequencies;
+}
+
+}  // namespace retort

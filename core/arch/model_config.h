@@ -1,0 +1,58 @@
+// A decoder's configuration, read from config.json as transformers 4 and 5 write it.
+// Goals: every number the other folders need, checked once. Non-goal: guessing. What is not known is refused by name.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/dtype.h"
+#include "core/base/json.h"
+
+namespace retort {
+
+struct Family;
+
+enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3 };
+
+struct RopeConfig {
+  double theta = 10000.0;
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1.0;  // linear, llama3
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
+  int64_t original_context = 0;                          // llama3
+};
+
+struct ModelConfig {
+  const Family* family = nullptr;  // never null after parse_config
+  int64_t vocab_size = 0, hidden_size = 0, ffn_size = 0, layers = 0;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0, context_length = 0;
+  double norm_eps = 1e-6;
+  bool tied_embeddings = false;
+  bool qkv_bias = false, output_bias = false, mlp_bias = false;  // which projections carry a bias
+  RopeConfig rope;
+  std::vector<int64_t> windows;  // per layer: attention reaches this many tokens back (itself included); 0: all
+  std::optional<int64_t> bos_id;
+  std::vector<int64_t> eos_ids;
+  DType dtype = DType::kBF16;  // the type the checkpoint says its weights have
+  Json json;                   // config.json as read: what a rewritten checkpoint starts from
+
+  int64_t query_size() const { return heads * head_dim; }
+  int64_t kv_size() const { return kv_heads * head_dim; }
+  int64_t parameters() const;  // tied embeddings counted once
+};
+
+// `label` names the file in errors. Unknown model_type, hidden_act, rope type, a bias or a window the family
+// does not know, and numbers out of range are Errors.
+ModelConfig parse_config(const Json& json, std::string_view label);
+
+// Copies of `json` for a model whose shape changed; per-layer lists (layer_types) follow.
+// `kept` holds the indices of the layers that stay, ascending.
+Json config_with_layers(const ModelConfig& config, const std::vector<int64_t>& kept);
+
+// cos/sin angles per position are position * rope_frequencies(config)[i], i < head_dim / 2.
+std::vector<float> rope_frequencies(const ModelConfig& config);
+
+}  // namespace retort

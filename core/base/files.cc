@@ -1,0 +1,162 @@
+#include "core/base/files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/base/json.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+[[noreturn]] void fail_errno(const char* operation, const fs::path& path) {
+  fail(operation, path.string(), std::strerror(errno));
+}
+
+std::string read_jsonl_texts(const fs::path& path) {
+  std::istringstream lines(read_text_file(path));
+  std::string line, joined;
+  for (int number = 1; std::getline(lines, line); ++number) {
+    if (line.empty()) continue;
+    const std::string label = path.string() + " line " + std::to_string(number);
+    if (!joined.empty()) joined += "\n\n";
+    joined += json_required<std::string>(parse_json(line, label), "text", label);
+  }
+  return joined;
+}
+
+std::string read_directory_texts(const fs::path& path) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const fs::path name = entry.path().filename();
+    const bool about = name == "README.md" || name == "PROVENANCE.txt" || name == "FILES.txt";
+    if (!about && (name.extension() == ".txt" || name.extension() == ".md")) files.push_back(entry.path());
+  }
+  if (files.empty()) fail("read text", path.string(), "the directory holds no .txt or .md file");
+  std::sort(files.begin(), files.end());
+  std::string joined;
+  for (const fs::path& file : files) joined += (joined.empty() ? "" : "\n\n") + read_text_file(file);
+  return joined;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail_errno("open", path);
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(fd);
+    fail("open", path.string(), "not a regular file");
+  }
+  size_ = static_cast<size_t>(info.st_size);
+  void* mapped = size_ == 0 ? nullptr : ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+  ::close(fd);
+  if (mapped == MAP_FAILED) fail_errno("map", path);
+  data_ = static_cast<const std::byte*>(mapped);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::release(uint64_t offset, uint64_t length) const {
+  const uint64_t page = 4096, first = (offset + page - 1) / page * page;
+  const uint64_t last = std::min<uint64_t>(offset + length, size_) / page * page;
+  if (last > first) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+}
+
+std::string read_text_file(const fs::path& path) {
+  const MappedFile file(path);
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+std::string read_corpus(const fs::path& path) {
+  if (fs::is_directory(path)) return read_directory_texts(path);
+  if (path.extension() == ".jsonl") return read_jsonl_texts(path);
+  if (path.extension() == ".xz") fail("read text", path.string(), "compressed text is not read", "Decompress it first");
+  return read_text_file(path);
+}
+
+void write_text_file(const fs::path& path, std::string_view text) {
+  fs::path temporary = path;
+  temporary += ".partial";
+  {
+    OutputFile out(temporary);
+    out.write(text);
+    out.close();
+  }
+  fs::rename(temporary, path);
+}
+
+struct OutputFile::Impl {
+  fs::path path;
+  std::FILE* file = nullptr;
+};
+
+OutputFile::OutputFile(const fs::path& path) : impl_(std::make_unique<Impl>()) {
+  impl_->path = path;
+  impl_->file = std::fopen(path.c_str(), "wbe");
+  if (impl_->file == nullptr) fail_errno("write", path);
+  std::setvbuf(impl_->file, nullptr, _IOFBF, 1 << 20);
+}
+
+OutputFile::~OutputFile() {
+  if (impl_->file != nullptr) std::fclose(impl_->file);
+}
+
+void OutputFile::write(std::span<const std::byte> bytes) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), impl_->file) != bytes.size()) fail_errno("write", impl_->path);
+  position_ += bytes.size();
+}
+
+void OutputFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void OutputFile::pad_to(uint64_t alignment) {
+  const std::vector<std::byte> zeros((alignment - position_ % alignment) % alignment);
+  write(zeros);
+}
+
+void OutputFile::close() {
+  std::FILE* file = std::exchange(impl_->file, nullptr);
+  if (std::fclose(file) != 0) fail_errno("write", impl_->path);
+}
+
+StagedOutput::StagedOutput(fs::path path, Kind kind, bool overwrite, bool resume) : target_(std::move(path)) {
+  while (!target_.has_filename() && target_.has_parent_path()) target_ = target_.parent_path();
+  if (fs::exists(target_) && !overwrite)
+    fail("output", target_.string(), "it exists", "Give another --output, or --overwrite");
+  if (target_.has_parent_path()) fs::create_directories(target_.parent_path());
+  staging_ = target_.parent_path() / ("." + target_.filename().string() + ".partial");
+  if (!resume) fs::remove_all(staging_);
+  if (kind == Kind::kDirectory) fs::create_directories(staging_);
+}
+
+StagedOutput::~StagedOutput() {
+  std::error_code ignored;
+  if (!committed_ && !keep_) fs::remove_all(staging_, ignored);
+}
+
+void StagedOutput::commit() {
+  fs::path old = staging_;
+  old += ".old";
+  fs::remove_all(old);
+  if (fs::exists(target_)) fs::rename(target_, old);
+  fs::rename(staging_, target_);
+  fs::remove_all(old);
+  committed_ = true;
+}
+
+}  // namespace retort

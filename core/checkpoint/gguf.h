@@ -1,0 +1,85 @@
+// The GGUF container, version 3 (and 2 for reading), little-endian.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/base/files.h"
+
+namespace retort {
+
+struct GgufArray;
+using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string,
+                               std::shared_ptr<GgufArray>, uint64_t, int64_t, double>;  // index = GGUF type number
+struct GgufArray {
+  uint32_t type = 0;  // GGUF type number of the elements; arrays of arrays are refused
+  std::variant<std::vector<std::string>, std::vector<double>, std::vector<int64_t>> values;
+};
+
+struct GgufTensorInfo {
+  std::string name;
+  uint32_t type = 0;           // ggml type number
+  std::vector<int64_t> shape;  // rows first, as everywhere in Retort (the file has them reversed)
+  uint64_t offset = 0, bytes = 0;
+};
+
+struct GgufHeader {
+  std::vector<std::pair<std::string, GgufValue>> metadata;  // in file order
+  std::vector<GgufTensorInfo> tensors;                      // offsets from the start of the file
+  uint64_t alignment = 32;
+
+  const GgufValue* find(std::string_view key) const;
+  // Typed look-ups: integers of any width; wrong types are errors naming the key.
+  std::optional<int64_t> integer(std::string_view key) const;
+  std::optional<double> number(std::string_view key) const;
+  std::optional<std::string> string(std::string_view key) const;
+  std::optional<bool> boolean(std::string_view key) const;
+  const std::vector<std::string>* strings(std::string_view key) const;
+};
+
+// Parses and checks everything before the tensor data. The fuzz target's entry.
+GgufHeader parse_gguf(std::span<const std::byte> file, std::string_view label);
+
+class GgufFile {
+ public:
+  explicit GgufFile(const std::filesystem::path& path);
+  const GgufHeader& header() const { return header_; }
+  std::span<const std::byte> data(const GgufTensorInfo& info) const { return file_.bytes().subspan(info.offset, info.bytes); }
+  const MappedFile& file() const { return file_; }
+
+ private:
+  MappedFile file_;
+  GgufHeader header_;
+};
+
+// ggml type numbers and their block geometry; nullptr for a type not known.
+struct GgmlType {
+  uint32_t number;
+  std::string_view name;  // "F32", "Q4_0", ...
+  int64_t block_elements, block_bytes;
+};
+const GgmlType* find_ggml_type(uint32_t number);
+const GgmlType* find_ggml_type(std::string_view name);
+
+// Metadata and tensor list first (sizes are known before the data), then the data in the same order.
+class GgufWriter {
+ public:
+  GgufWriter(const std::filesystem::path& path, const GgufHeader& header);  // offsets in `header` are ignored
+  ~GgufWriter();
+  void append(std::span<const std::byte> bytes);  // next bytes of the current tensor; pads between tensors
+  void finish();                                  // throws if any tensor is incomplete
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace retort

@@ -1,0 +1,101 @@
+// A model to read, whatever it is stored in: a Hugging Face directory, a native quantized directory, a GGUF file.
+// Tensors appear under their Hugging Face names and in Hugging Face row order; the container does not show.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/arch/family.h"
+#include "core/arch/model_config.h"
+#include "core/pack/quantized_matrix.h"
+#include "core/tokenizer/tokenizer.h"
+
+namespace retort {
+
+struct ModelTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  Scheme scheme;       // dense: its type
+  uint64_t bytes = 0;  // as stored
+
+  int64_t rows() const { return shape.front(); }
+  int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
+  int64_t elements() const;
+};
+
+// A small file that travels with the weights, byte for byte: tokenizer.json, chat_template.jinja, ...
+struct SideFile {
+  std::string name;
+  std::string bytes;
+};
+
+class ModelSource {
+ public:
+  virtual ~ModelSource() = default;
+  virtual const std::filesystem::path& path() const = 0;  // for error messages and reports
+  virtual std::string_view container() const = 0;         // "huggingface", "native", "gguf"
+  virtual const ModelConfig& config() const = 0;
+  // Checked against expected_tensors(config()): all there, right shapes. Extra tensors are listed as problems.
+  virtual std::span<const ModelTensor> tensors() const = 0;
+  virtual std::span<const std::string> problems() const = 0;
+
+  // Rows [first, first + count) decoded to float32; a vector has rows of one element. Thread-safe.
+  virtual void read_f32(const ModelTensor&, int64_t first, int64_t count, std::span<float> out) const = 0;
+  // Rows of a dense tensor in its stored type. Thread-safe.
+  virtual void read_dense(const ModelTensor&, int64_t first, int64_t count, std::span<std::byte> out) const = 0;
+  // The integers of a quantized tensor. Thread-safe.
+  virtual QuantizedMatrix read_quantized(const ModelTensor&) const = 0;
+
+  virtual std::span<const SideFile> side_files() const = 0;  // empty for GGUF
+  virtual std::string chat_template() const = 0;             // empty: none
+  virtual std::unique_ptr<Tokenizer> tokenizer() const = 0;  // throws when there is none
+
+  const ModelTensor* find(std::string_view name) const;      // nullptr: not there
+  const ModelTensor& at(std::string_view name) const;        // throws naming the model and the tensor
+  std::vector<float> read_f32(const ModelTensor&) const;     // the whole tensor
+  const SideFile* side_file(std::string_view name) const;
+};
+
+// Opens whatever lies at `path`; what cannot be read is refused with the reason.
+std::unique_ptr<ModelSource> open_model(const std::filesystem::path& path);
+
+// What is known of a quantized tensor beyond its bytes: kept in the artifact, printed by reports.
+struct TensorReport {
+  std::string name;
+  std::string scheme, method;
+  double relative_error = 0;  // ||W - Wq||_F / ||W||_F
+  std::string fallback;       // empty: as asked
+  double seconds = 0;
+  Json details;               // method-specific: damping, fallback of the solver, ...
+};
+
+// Writes a Hugging Face directory (all tensors dense) or a native quantized one (config.json then carries
+// "quantization_config": {"quant_method": "retort", ...}). Tensors are written as they come.
+class ModelWriter {
+ public:
+  // `directory` exists (usually StagedOutput::staging()). Side files (usually ModelSource::side_files()) are
+  // written byte for byte.
+  ModelWriter(std::filesystem::path directory, std::span<const SideFile> side_files);
+  ~ModelWriter();
+  void add_dense(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                 std::span<const std::byte> bytes);
+  void add_f32(const std::string& name, DType dtype, const std::vector<int64_t>& shape, std::span<const float> values);
+  void add_quantized(const std::string& name, const QuantizedMatrix& matrix);
+  // `config_json` becomes config.json (its quantization_config is added here); `report` becomes
+  // retort.json beside it (omitted when null). Call once, last.
+  void finish(const Json& config_json, const Json& report);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Tokenizer, chat template and generation settings that lie in a Hugging Face directory.
+std::vector<SideFile> read_side_files(const std::filesystem::path& directory);
+
+}  // namespace retort

@@ -1,0 +1,62 @@
+// The safetensors container: 8 bytes of header length, a JSON header, tensor data.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/dtype.h"
+#include "core/base/files.h"
+#include "core/base/json.h"
+
+namespace retort {
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  uint64_t offset = 0, bytes = 0;  // in the file
+};
+
+// One file, mapped. Every offset, size and type is checked when it is opened.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  std::span<const TensorInfo> tensors() const { return tensors_; }
+  std::span<const std::byte> data(const TensorInfo& info) const { return file_.bytes().subspan(info.offset, info.bytes); }
+  const Json& metadata() const { return metadata_; }
+  const MappedFile& file() const { return file_; }
+
+ private:
+  MappedFile file_;
+  std::vector<TensorInfo> tensors_;
+  Json metadata_;
+};
+
+// Parses and checks a header: `file_size` is the size of the whole file whose first bytes `head` holds.
+// The fuzz target's entry.
+std::vector<TensorInfo> parse_safetensors_header(std::span<const std::byte> head, uint64_t file_size,
+                                                 std::string_view label, Json* metadata);
+
+// Streams tensors into one file, or into shards of at most `max_shard_bytes` with model.safetensors.index.json.
+// add() appends to a data file at once; finish() writes headers and, last, the index.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(std::filesystem::path directory, uint64_t max_shard_bytes = 5'000'000'000);
+  ~SafetensorsWriter();
+  void add(const std::string& name, DType dtype, const std::vector<int64_t>& shape, std::span<const std::byte> bytes);
+  // The same, for a tensor that comes in pieces: begin, then append until shape is filled.
+  void begin(const std::string& name, DType dtype, const std::vector<int64_t>& shape);
+  void append(std::span<const std::byte> bytes);
+  void finish();
+  uint64_t data_bytes() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace retort

@@ -1,0 +1,48 @@
+// WHERE the bits of a quantized matrix lie: one row per byte layout, used by every writer and by verify.
+// To add a layout: one file with pack and unpack, one row in packed_format.cc, test vectors in tests/core.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/dtype.h"
+#include "core/pack/quantized_matrix.h"
+
+namespace retort {
+
+// One stored tensor of a packed matrix: "codes" of shape [rows, bytes], "qweight" of shape [cols/8, rows], ...
+struct PackedPart {
+  std::string_view name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  std::vector<std::byte> bytes;
+};
+
+// A borrowed part for unpacking; the bytes usually lie in a mapped file and are not aligned.
+struct PackedPartView {
+  std::string_view name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+
+struct PackedFormat {
+  std::string_view name;
+  // Empty when a matrix of this scheme and shape can be stored exactly; otherwise the reason, as a sentence.
+  std::string (*refuses)(const QuantizedMatrix&);
+  std::vector<PackedPart> (*pack)(const QuantizedMatrix&);
+  // The inverse. Sizes and types of the parts are checked; errors name `subject`.
+  QuantizedMatrix (*unpack)(const Scheme&, int64_t rows, int64_t cols, std::span<const PackedPartView>,
+                            std::string_view subject);
+};
+
+// "native": codes (bit-packed, low bits first), scales (f16), zeros (u8), groups (i32);
+// "q8_0", "q4_0": GGUF blocks; "gptq": v1; "matmulnbits": ONNX Runtime.
+std::span<const PackedFormat> packed_formats();
+const PackedFormat& packed_format(std::string_view name);  // an unknown name is our own bug: throws
+
+}  // namespace retort

@@ -1,0 +1,48 @@
+// Quantization of a whole model: which tensors, in which scheme, by which method; one layer in memory at a time.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/checkpoint/model_source.h"
+
+namespace retort {
+
+struct QuantizeOptions {
+  std::string scheme = "int4";
+  std::string method = "rtn";
+  std::vector<std::pair<std::string, std::string>> keep;  // glob on tensor names -> scheme or f16, bf16; first match
+  // Calibrated methods:
+  std::string calibration;                // path of a text (read_corpus)
+  int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)
+  std::string group_order = "none";       // or "activation"
+  double damp = 0.01;
+};
+
+struct QuantizeSummary {
+  std::string scheme, method;
+  double seconds = 0;
+  uint64_t peak_rss_bytes = 0, output_bytes = 0;
+  double bits_per_weight = 0;
+  std::vector<TensorReport> tensors;
+  bool fell_back() const;  // any tensor: exit code 3
+};
+
+// Writes the native quantized directory into `directory` (staged by the caller).
+QuantizeSummary quantize_model(const ModelSource& source, const std::filesystem::path& directory,
+                               const QuantizeOptions& options, Context& context);
+Json to_json(const QuantizeSummary& summary);  // the keys of the contract
+
+// What each tensor will become, and why where it is not the scheme asked for: decided before any work.
+struct TensorPlan {
+  const ModelTensor* tensor;
+  Scheme scheme;         // dense: copied in that type
+  std::string fallback;  // empty: as asked
+};
+std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options);
+
+}  // namespace retort

@@ -1,0 +1,83 @@
+// Every command is one row: its name, version, parameters and function. cli/ makes the options of the command
+// line from it, the recipe runner checks and runs stages by it. To add a command: one file in recipes/operations,
+// one row in recipes/operations.cc.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/base/json.h"
+
+namespace retort {
+
+enum class ParamType {
+  kText,
+  kInteger,
+  kNumber,
+  kSize,   // "8GiB"
+  kFlag,
+  kList,   // of texts; repeatable on the command line
+  kModel,  // path of a model; in a recipe, possibly the name of an earlier stage. Its content enters the key
+  kFile,   // path of another input; likewise
+};
+
+struct ParamSpec {
+  std::string_view name;     // "sequence-length"; the option is --sequence-length
+  ParamType type;
+  std::string_view fallback; // default as text; empty: none
+  std::string_view help;     // with units
+  bool required = false;
+  bool positional = false;   // MODEL, ARTIFACT, RECIPE
+};
+
+// Checked values by name. A getter for a name that is not in the operation's table is our own bug and throws.
+class Params {
+ public:
+  Params(std::span<const ParamSpec> specs, Json values) : specs_(specs), values_(std::move(values)) {}
+  bool has(std::string_view name) const;  // given, or has a default
+  std::string text(std::string_view name) const;
+  int64_t integer(std::string_view name) const;
+  double number(std::string_view name) const;
+  bool flag(std::string_view name) const;
+  std::vector<std::string> list(std::string_view name) const;
+  std::filesystem::path path(std::string_view name) const;
+  const Json& json() const { return values_; }  // defaults filled in, canonical types
+
+ private:
+  std::span<const ParamSpec> specs_;
+  Json values_;
+};
+
+// Unknown names, missing required ones and values of the wrong type are usage Errors that name the nearest
+// valid name. `subject` says whose parameters they are ("quantize", "stage 'student'").
+Params check_params(std::span<const ParamSpec> specs, const Json& values, std::string_view subject);
+
+enum class OutputKind { kNone, kFile, kDirectory, kByFormat };  // kByFormat: export's PATH
+
+struct OperationResult {
+  Json json;              // what --json prints; for recipes, the metrics that gates can name
+  bool as_asked = true;   // false: exit code 3
+  std::string text;       // what a person reads: aligned lines, or a result such as generated text
+};
+
+struct Operation {
+  std::string_view name;
+  int version;             // raised when the same parameters and inputs give other bytes
+  std::string_view summary;
+  std::span<const ParamSpec> params;
+  OutputKind output;
+  bool stage;              // may stand in a recipe
+  bool resumable;          // an interrupted run leaves its state in `output`, and the next one finds it there
+  // `output` is the staged path to write to (empty for kNone); the caller commits it.
+  OperationResult (*run)(const Params& params, const std::filesystem::path& output, Context& context);
+};
+
+std::span<const Operation> operations();
+const Operation* find_operation(std::string_view name);
+
+}  // namespace retort

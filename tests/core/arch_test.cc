@@ -1,0 +1,114 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "core/arch/family.h"
+#include "core/base/error.h"
+
+namespace retort {
+namespace {
+
+Json tiny(const char* model_type) {
+  return Json{{"model_type", model_type}, {"vocab_size", 64},          {"hidden_size", 32},
+              {"intermediate_size", 48},  {"num_hidden_layers", 3},    {"num_attention_heads", 4},
+              {"num_key_value_heads", 2}, {"max_position_embeddings", 128}};
+}
+
+TEST(Family, EveryRowGivesUniqueNamesThatMatchBack) {
+  for (const Family& family : families()) {
+    const ModelConfig config = parse_config(tiny(std::string(family.model_type).c_str()), "tiny");
+    std::set<std::string> names, gguf;
+    for (const ExpectedTensor& tensor : expected_tensors(config)) {
+      EXPECT_TRUE(names.insert(tensor.name).second) << tensor.name;
+      EXPECT_TRUE(gguf.insert(gguf_name(*tensor.rule, tensor.layer)).second);
+      const auto match = match_tensor(config, tensor.name);
+      ASSERT_TRUE(match.has_value()) << tensor.name;
+      EXPECT_EQ(match->rule, tensor.rule);
+      EXPECT_EQ(match->layer, tensor.layer);
+    }
+  }
+}
+
+TEST(Family, RefusesNamesThatOnlyLookRight) {
+  const ModelConfig config = parse_config(tiny("llama"), "tiny");
+  for (const char* name : {"model.layers.3.self_attn.q_proj.weight", "model.layers.-1.self_attn.q_proj.weight",
+                           "model.layers..self_attn.q_proj.weight", "model.layers.1x.self_attn.q_proj.weight",
+                           "model.layers.1.self_attn.q_proj.bias", "model.layers.q_proj.weight"})
+    EXPECT_FALSE(match_tensor(config, name).has_value()) << name;
+}
+
+TEST(Config, CountsTheParametersOfKnownModels) {
+  Json llama = tiny("llama");  // TinyLlama 1.1B
+  llama.update(Json{{"vocab_size", 32000}, {"hidden_size", 2048}, {"intermediate_size", 5632}, {"num_hidden_layers", 22},
+                    {"num_attention_heads", 32}, {"num_key_value_heads", 4}});
+  EXPECT_EQ(parse_config(llama, "TinyLlama").parameters(), 1100048384);
+  Json qwen = tiny("qwen2");  // Qwen2.5-0.5B
+  qwen.update(Json{{"vocab_size", 151936}, {"hidden_size", 896}, {"intermediate_size", 4864}, {"num_hidden_layers", 24},
+                   {"num_attention_heads", 14}, {"num_key_value_heads", 2}, {"tie_word_embeddings", true}});
+  EXPECT_EQ(parse_config(qwen, "Qwen2.5-0.5B").parameters(), 494032768);
+}
+
+TEST(Config, ReadsBothGenerationsOfRopeKeys) {
+  Json old = tiny("llama"), modern = tiny("llama");
+  const Json scaling{{"factor", 32.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+                     {"original_max_position_embeddings", 8192}, {"rope_type", "llama3"}};
+  old["rope_theta"] = 500000.0;
+  old["rope_scaling"] = scaling;
+  old["torch_dtype"] = "bfloat16";
+  modern["rope_parameters"] = scaling;
+  modern["rope_parameters"]["rope_theta"] = 500000.0;
+  modern["dtype"] = "bfloat16";
+  const ModelConfig a = parse_config(old, "old"), b = parse_config(modern, "modern");
+  EXPECT_EQ(rope_frequencies(a), rope_frequencies(b));
+  EXPECT_EQ(a.dtype, b.dtype);
+  EXPECT_NE(rope_frequencies(a), rope_frequencies(parse_config(tiny("llama"), "plain")));
+}
+
+TEST(Config, WindowsFollowTheFamily) {
+  Json mistral = tiny("mistral");
+  mistral["sliding_window"] = 16;
+  EXPECT_THAT(parse_config(mistral, "m").windows, testing::ElementsAre(16, 16, 16));
+  mistral["sliding_window"] = nullptr;
+  EXPECT_THAT(parse_config(mistral, "m").windows, testing::ElementsAre(0, 0, 0));
+  Json qwen = tiny("qwen2");
+  qwen.update(Json{{"sliding_window", 16}, {"use_sliding_window", true}, {"max_window_layers", 2}});
+  EXPECT_THAT(parse_config(qwen, "q").windows, testing::ElementsAre(0, 0, 16));
+  qwen["use_sliding_window"] = false;
+  EXPECT_THAT(parse_config(qwen, "q").windows, testing::ElementsAre(0, 0, 0));
+  qwen.update(Json{{"use_sliding_window", true}, {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}}});
+  EXPECT_THAT(parse_config(qwen, "q").windows, testing::ElementsAre(16, 0, 16));
+  EXPECT_EQ(config_with_layers(parse_config(qwen, "q"), {0, 1})["layer_types"], Json({"sliding_attention", "full_attention"}));
+}
+
+struct Refusal {
+  Json change;
+  const char* named;
+};
+
+TEST(Config, RefusesByName) {
+  const Refusal refusals[] = {
+      {{{"model_type", "gpt_oss"}}, "gpt_oss"},
+      {{{"hidden_act", "gelu"}}, "gelu"},
+      {{{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2.0}}}}, "yarn"},
+      {{{"num_key_value_heads", 3}}, "num_key_value_heads"},
+      {{{"hidden_size", -1}}, "hidden_size"},
+      {{{"hidden_size", 99999999999}}, "hidden_size"},
+      {{{"vocab_size", "many"}}, "vocab_size"},
+      {{{"dtype", "float8_e4m3fn"}}, "float8_e4m3fn"},
+      {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor"},
+  };
+  for (const Refusal& refusal : refusals) {
+    Json json = tiny("llama");
+    json.update(refusal.change);
+    try {
+      parse_config(json, "config.json");
+      ADD_FAILURE() << refusal.change;
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(), testing::HasSubstr(refusal.named));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace retort

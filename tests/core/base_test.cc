@@ -1,0 +1,170 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <vector>
+
+#include "core/base/digest.h"
+#include "core/base/dtype.h"
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/base/json.h"
+#include "core/base/text.h"
+#include "core/base/thread_pool.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path fresh_directory(const char* name) {
+  const fs::path path = fs::path(testing::TempDir()) / name;
+  fs::remove_all(path);
+  fs::create_directories(path);
+  return path;
+}
+
+// The value of an f16 pattern straight from IEEE 754's definition.
+double f16_by_definition(uint16_t bits) {
+  const double sign = (bits & 0x8000) ? -1 : 1;
+  const int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+  if (exponent == 31) return mantissa ? std::nan("") : sign * std::numeric_limits<double>::infinity();
+  return exponent == 0 ? sign * std::ldexp(mantissa, -24) : sign * std::ldexp(1024 + mantissa, exponent - 25);
+}
+
+TEST(DType, DecodesEveryF16Pattern) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const double expected = f16_by_definition(static_cast<uint16_t>(bits));
+    const float value = f16_to_f32(static_cast<uint16_t>(bits));
+    if (std::isnan(expected)) EXPECT_TRUE(std::isnan(value)) << bits;
+    else EXPECT_EQ(expected, value) << bits;
+  }
+}
+
+TEST(DType, RoundsToTheNearestF16) {
+  for (uint32_t bits = 0; bits < 0x7bff; ++bits) {
+    const auto low = static_cast<uint16_t>(bits), high = static_cast<uint16_t>(bits + 1);
+    const float a = f16_to_f32(low), b = f16_to_f32(high), middle = (a + b) / 2;
+    ASSERT_EQ(f32_to_f16(a), low);
+    ASSERT_EQ(f32_to_f16(middle), low % 2 == 0 ? low : high) << "ties go to the even pattern";
+    ASSERT_EQ(f32_to_f16(std::nextafter(middle, b)), high);
+    ASSERT_EQ(f32_to_f16(-std::nextafter(middle, a)), low | 0x8000);
+  }
+  EXPECT_EQ(f32_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(f32_to_f16(65519.0f), 0x7bff);
+}
+
+TEST(DType, RoundsToTheNearestBf16) {
+  EXPECT_EQ(f32_to_bf16(1.0f), 0x3f80);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808000u)), 0x3f80) << "a tie goes to the even pattern";
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f818000u)), 0x3f82);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808001u)), 0x3f81);
+  EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(std::nanf("")))));
+}
+
+TEST(JsonTest, RefusesDepthDuplicatesAndTypes) {
+  EXPECT_THROW(parse_json(std::string(200, '[') + std::string(200, ']'), "deep"), Error);
+  EXPECT_THROW(parse_json(R"({"a":1,"a":2})", "twice"), Error);
+  EXPECT_NO_THROW(parse_json(R"({"a":{"b":1},"c":{"b":1}})", "nested"));
+  const Json json = parse_json(R"({"n":3,"t":"x","f":1.5,"neg":-1})", "types");
+  EXPECT_EQ(json_required<int64_t>(json, "n", "types"), 3);
+  EXPECT_THROW(json_required<int64_t>(json, "f", "types"), Error);
+  EXPECT_THROW(json_required<uint64_t>(json, "neg", "types"), Error);
+  EXPECT_THROW(json_required<bool>(json, "n", "types"), Error);
+  EXPECT_THROW(json_required<std::string>(json, "missing", "types"), Error);
+}
+
+TEST(Files, StagedOutputAppearsWholeOrNotAtAll) {
+  const fs::path dir = fresh_directory("staged");
+  {
+    StagedOutput output(dir / "model", StagedOutput::Kind::kDirectory, false);
+    write_text_file(output.staging() / "a", "1");
+    EXPECT_FALSE(fs::exists(dir / "model"));
+  }
+  EXPECT_TRUE(fs::is_empty(dir)) << "without commit nothing is left";
+  {
+    StagedOutput output(dir / "model", StagedOutput::Kind::kDirectory, false);
+    write_text_file(output.staging() / "a", "1");
+    output.commit();
+  }
+  EXPECT_EQ(read_text_file(dir / "model" / "a"), "1");
+  EXPECT_THROW(StagedOutput(dir / "model", StagedOutput::Kind::kDirectory, false), Error);
+  {
+    StagedOutput output(dir / "model", StagedOutput::Kind::kDirectory, true);
+    EXPECT_TRUE(fs::exists(dir / "model" / "a")) << "the old result stays until the new one is complete";
+    output.commit();
+  }
+  EXPECT_FALSE(fs::exists(dir / "model" / "a"));
+}
+
+TEST(Files, AFullDiskIsAnError) {
+  OutputFile out("/dev/full");
+  const std::string big(8 << 20, 'x');
+  EXPECT_THROW(out.write(big), Error);
+}
+
+TEST(Files, CorpusOfDirectoryAndJsonLines) {
+  const fs::path dir = fresh_directory("corpus");
+  write_text_file(dir / "b.txt", "second");
+  write_text_file(dir / "a.md", "first");
+  write_text_file(dir / "PROVENANCE.txt", "not text");
+  write_text_file(dir / "c.jsonl", "{\"text\":\"x\"}\n{\"text\":\"y\"}\n");
+  EXPECT_EQ(read_corpus(dir), "first\n\nsecond");
+  EXPECT_EQ(read_corpus(dir / "c.jsonl"), "x\n\ny");
+  EXPECT_THROW(read_corpus(dir / "missing.txt"), Error);
+}
+
+TEST(DigestTest, DependsOnNamesAndBytes) {
+  EXPECT_EQ(digest_of("abc").size(), 32u);
+  EXPECT_NE(digest_of("abc"), digest_of("abd"));
+  const fs::path dir = fresh_directory("digest");
+  write_text_file(dir / "a", "1");
+  const std::string before = digest_of_path(dir);
+  fs::rename(dir / "a", dir / "b");
+  EXPECT_NE(digest_of_path(dir), before);
+}
+
+TEST(ThreadPoolTest, RunsEveryShardOnceAndRethrows) {
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.size(), threads);
+    for (int repeat = 0; repeat < 200; ++repeat) {
+      std::vector<std::atomic<int>> hits(17);
+      pool.run(17, [&](int64_t i) { ++hits[static_cast<size_t>(i)]; });
+      for (const auto& hit : hits) ASSERT_EQ(hit, 1);
+    }
+    EXPECT_THROW(pool.run(3, [](int64_t i) { if (i == 1) fail("test", "shard", "broken"); }), Error);
+    int64_t covered = 0;
+    pool.run_ranges(10, 4, [&](int64_t first, int64_t last) { __atomic_add_fetch(&covered, last - first, __ATOMIC_SEQ_CST); });
+    EXPECT_EQ(covered, 10);
+  }
+}
+
+TEST(Text, GlobSizesAndNearest) {
+  EXPECT_TRUE(glob_match("model.layers.*.q_proj.weight", "model.layers.12.q_proj.weight"));
+  EXPECT_TRUE(glob_match("*down*", "mlp.down_proj"));
+  EXPECT_FALSE(glob_match("*down", "mlp.down_proj"));
+  EXPECT_TRUE(glob_match("layer?", "layer3"));
+  EXPECT_EQ(parse_size("8GiB", "--memory"), 8ull << 30);
+  EXPECT_EQ(parse_size("1.5MiB", "--memory"), 3ull << 19);
+  EXPECT_THROW(parse_size("8 apples", "--memory"), Error);
+  EXPECT_THROW(parse_size("-1", "--memory"), Error);
+  const std::vector<std::string> names{"scheme", "method", "samples"};
+  EXPECT_EQ(nearest_name("shceme", names), "scheme");
+}
+
+TEST(ErrorTest, ReadsAsTheContractSays) {
+  try {
+    fail("gptq", "q_proj", "the Hessian did not factor", "Raise --damp");
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "[gptq] q_proj: the Hessian did not factor. Raise --damp");
+    EXPECT_EQ(e.kind(), ErrorKind::kFailed);
+  }
+}
+
+}  // namespace
+}  // namespace retort
