@@ -11,7 +11,11 @@ endfunction()
 # Torch's headers take 20 seconds a file: they come from one precompiled header, and as system headers.
 function(retort_use_torch target)
   target_link_libraries(${target} PUBLIC retort::torch)
-  if(TARGET retort_torch_pch)
+  # -fPIC in programs too: a precompiled header serves only code of the same kind. The other flags are what ccache
+  # needs to cache files that use one.
+  target_compile_options(${target} PRIVATE -fPIC
+    $<IF:$<CXX_COMPILER_ID:Clang>,-Xclang;-fno-pch-timestamp,-fpch-preprocess>)
+  if(TARGET retort_torch_pch AND NOT target STREQUAL "retort_torch_pch")
     target_precompile_headers(${target} REUSE_FROM retort_torch_pch)
   endif()
 endfunction()

@@ -1,0 +1,88 @@
+#include "model/decoder.h"
+
+#include <ATen/ATen.h>
+
+#include "model/attention.h"
+
+namespace retort {
+namespace {
+
+// RMSNorm (arXiv:1910.07467) in float32 whatever the type of the weights, rounded before the gain is applied:
+// the order of operations of transformers.
+at::Tensor rms_norm(const ModelConfig& config, const at::Tensor& input, const at::Tensor& gain) {
+  const at::Tensor wide = input.to(at::kFloat);
+  const at::Tensor scale = (wide.square().mean(-1, /*keepdim=*/true) + config.norm_eps).rsqrt();
+  return gain * (wide * scale).to(input.scalar_type());
+}
+
+at::Tensor project(const RoleTensors& weights, Role role, const at::Tensor& input) {
+  const at::Tensor& bias = weights(role, Part::kBias);
+  return at::linear(input, weights(role), bias.defined() ? std::optional(bias) : std::nullopt);
+}
+
+// [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
+at::Tensor split_heads(const ModelConfig& config, const at::Tensor& states) {
+  return states.unflatten(-1, {-1, config.head_dim}).transpose(1, 2);
+}
+
+// Appends `states` to what the cache holds of this layer.
+at::Tensor extend(std::vector<at::Tensor>& cached, int64_t layer, int64_t layers, const at::Tensor& states) {
+  cached.resize(static_cast<size_t>(layers));
+  at::Tensor& past = cached[static_cast<size_t>(layer)];
+  past = past.defined() ? at::cat({past, states}, 2) : states;
+  return past;
+}
+
+at::Tensor attention(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& normed,
+                     KvCache* cache) {
+  const int64_t position = cache ? cache->tokens : 0;
+  at::Tensor queries = split_heads(config, project(weights, Role::kQuery, normed));
+  at::Tensor keys = split_heads(config, project(weights, Role::kKey, normed));
+  at::Tensor values = split_heads(config, project(weights, Role::kValue, normed));
+  if (config.family->qk_norm) {
+    queries = rms_norm(config, queries, weights(Role::kQueryNorm));
+    keys = rms_norm(config, keys, weights(Role::kKeyNorm));
+  }
+  queries = rotate(config, queries, position);
+  keys = rotate(config, keys, position);
+  if (cache) {
+    keys = extend(cache->keys, layer, config.layers, keys);
+    values = extend(cache->values, layer, config.layers, values);
+  }
+  return attend(queries, keys, values, config.windows[static_cast<size_t>(layer)]).transpose(1, 2).flatten(2);
+}
+
+}  // namespace
+
+at::Tensor embed(const RoleTensors& top, const at::Tensor& ids) { return at::embedding(top(Role::kEmbedding), ids); }
+
+at::Tensor layer_forward(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& hidden,
+                         KvCache* cache, const Capture& capture) {
+  const auto seen = [&](Input input, at::Tensor states) {
+    if (capture) capture(input, states);
+    return states;
+  };
+  const at::Tensor to_attend = seen(Input::kAttentionNorm, rms_norm(config, hidden, weights(Role::kAttentionNorm)));
+  const at::Tensor attended = seen(Input::kAttention, attention(config, layer, weights, to_attend, cache));
+  const at::Tensor middle = hidden + project(weights, Role::kAttentionOutput, attended);
+  const at::Tensor to_mix = seen(Input::kFfnNorm, rms_norm(config, middle, weights(Role::kFfnNorm)));
+  const at::Tensor gated = at::silu(project(weights, Role::kGate, to_mix)) * project(weights, Role::kUp, to_mix);
+  return middle + project(weights, Role::kDown, seen(Input::kFfn, gated));
+}
+
+at::Tensor final_norm(const ModelConfig& config, const RoleTensors& top, const at::Tensor& hidden) {
+  return rms_norm(config, hidden, top(Role::kFinalNorm));
+}
+
+at::Tensor head_logits(const RoleTensors& top, const at::Tensor& normed) { return project(top, Role::kHead, normed); }
+
+at::Tensor forward_logits(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
+                          KvCache* cache) {
+  at::Tensor hidden = embed(weights.top, ids);
+  for (int64_t layer = 0; layer < config.layers; ++layer)
+    hidden = layer_forward(config, layer, weights.layers[static_cast<size_t>(layer)], hidden, cache);
+  if (cache) cache->tokens += ids.size(1);
+  return head_logits(weights.top, final_norm(config, weights.top, hidden));
+}
+
+}  // namespace retort
