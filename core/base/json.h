@@ -15,13 +15,18 @@ using Json = nlohmann::ordered_json;  // keeps the order of keys, so that rewrit
 Json parse_json(std::string_view text, std::string_view label);
 Json read_json_file(const std::filesystem::path& path);
 
+// The same with keys in alphabetical order: for objects of very many keys (a vocabulary), which take Json time
+// that grows with the square of their number.
+using SortedJson = nlohmann::json;
+SortedJson parse_sorted_json(std::string_view text, std::string_view label);
+
 // `key` of `object` as T, or `fallback` where the key is absent or null; a value of another type is an error
-// that names `label` and the key.
-template <typename T>
-T json_value(const Json& object, const char* key, T fallback, std::string_view label);
+// that names `label` and the key. AnyJson is Json or SortedJson.
+template <typename T, typename AnyJson>
+T json_value(const AnyJson& object, const char* key, T fallback, std::string_view label);
 // As above, and an absent key is an error.
-template <typename T>
-T json_required(const Json& object, const char* key, std::string_view label);
+template <typename T, typename AnyJson>
+T json_required(const AnyJson& object, const char* key, std::string_view label);
 
 }  // namespace retort
 

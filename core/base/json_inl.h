@@ -5,8 +5,8 @@
 
 namespace retort {
 
-template <typename T>
-T json_required(const Json& object, const char* key, std::string_view label) {
+template <typename T, typename AnyJson>
+T json_required(const AnyJson& object, const char* key, std::string_view label) {
   const auto it = object.find(key);
   if (it == object.end() || it->is_null()) fail("json", label, std::string("the key '") + key + "' is missing");
   try {
@@ -24,8 +24,8 @@ T json_required(const Json& object, const char* key, std::string_view label) {
   }
 }
 
-template <typename T>
-T json_value(const Json& object, const char* key, T fallback, std::string_view label) {
+template <typename T, typename AnyJson>
+T json_value(const AnyJson& object, const char* key, T fallback, std::string_view label) {
   const auto it = object.find(key);
   if (it == object.end() || it->is_null()) return fallback;
   return json_required<T>(object, key, label);

@@ -1,6 +1,8 @@
 // Text to token ids and back, equal to Hugging Face tokenizers for every BPE tokenizer.json, and for
 // tokenizer.model (SentencePiece BPE) and the vocabularies inside GGUF files.
 // Goals: equality with the reference, time linear in the text. Non-goals: WordPiece, Unigram, training.
+// Texts are UTF-8. What is not valid UTF-8 is read as U+FFFD, one for each maximal part of a sequence, as Python's
+// bytes.decode(errors="replace") does; decoding gives valid UTF-8 in the same way.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +12,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "core/base/json.h"
 
 namespace retort {
 
@@ -38,17 +38,20 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   // With `special`: BOS and the like added as the tokenizer says, and special tokens in the text recognised.
+  // Thread-safe, like every const member.
   virtual std::vector<int32_t> encode(std::string_view text, bool special = true) const = 0;
+  // Ids that the tokenizer does not know are passed over.
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special = false) const = 0;
   virtual int64_t size() const = 0;  // ids are below this
   virtual const Vocabulary& vocabulary() const = 0;
 };
 
-// From the texts of tokenizer.json and tokenizer_config.json (the latter may be null). A tokenizer of another
-// type than BPE, and a component that is not known, are refused by name.
-std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json& config, std::string_view label);
-// From the bytes of a SentencePiece model of type BPE.
-std::unique_ptr<Tokenizer> tokenizer_from_sentencepiece(std::span<const std::byte> model, const Json& config,
+// From the texts of tokenizer.json and tokenizer_config.json (empty: there is none). A tokenizer of another type
+// than BPE, and a component that is not known, are refused by name.
+std::unique_ptr<Tokenizer> tokenizer_from_json(std::string_view tokenizer, std::string_view config,
+                                               std::string_view label);
+// From the bytes of a SentencePiece model of type BPE, and tokenizer_config.json as above.
+std::unique_ptr<Tokenizer> tokenizer_from_sentencepiece(std::span<const std::byte> model, std::string_view config,
                                                         std::string_view label);
 // From a GGUF vocabulary; an unknown `pre` is refused by name.
 std::unique_ptr<Tokenizer> tokenizer_from_vocabulary(Vocabulary vocabulary, std::string_view label);
