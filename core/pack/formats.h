@@ -1,0 +1,11 @@
+// The rows of packed_formats(), one or two per file.
+#pragma once
+
+#include "core/pack/packed_format.h"
+
+namespace retort {
+
+extern const PackedFormat kGptqV1Format, kGptqV2Format;  // gptq.cc
+extern const PackedFormat kMatMulNBitsFormat;            // matmulnbits.cc
+
+}  // namespace retort

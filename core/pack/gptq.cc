@@ -1,0 +1,134 @@
+// The layout of GPTQ checkpoints, as AutoGPTQ defined it: codes in 32-bit words along the input, zero points in
+// words along the output, both streams with the low bits first (3-bit values straddle words). Version 1 stores
+// every zero point minus one, which its readers undo in ways that disagree when a zero point is 0: it is written
+// for symmetric matrices only. Version 2 stores the zero point itself.
+#include <algorithm>
+#include <string>
+
+#include "core/pack/formats.h"
+#include "core/pack/parts.h"
+
+namespace retort {
+namespace {
+
+constexpr int kWordBits = 32;
+constexpr int64_t kTile = 16;  // rows packed together: one cache line of words
+
+// Element `index` of a stream of `bits`-bit values in words that lie `stride` apart.
+struct BitStream {
+  uint32_t* words;
+  int64_t stride;
+  int bits;
+
+  void put(int64_t index, uint32_t value) const {
+    const int64_t bit = index * bits, word = bit / kWordBits;
+    const int shift = static_cast<int>(bit % kWordBits);
+    words[word * stride] |= value << shift;
+    if (shift + bits > kWordBits) words[(word + 1) * stride] |= value >> (kWordBits - shift);
+  }
+  uint32_t get(int64_t index) const {
+    const int64_t bit = index * bits, word = bit / kWordBits;
+    const int shift = static_cast<int>(bit % kWordBits);
+    uint32_t value = words[word * stride] >> shift;
+    if (shift + bits > kWordBits) value |= words[(word + 1) * stride] << (kWordBits - shift);
+    return value & ((1u << bits) - 1);
+  }
+};
+
+int64_t words_for(int64_t values, int bits) { return values * bits / kWordBits; }
+
+// Calls body(row, col) in an order that walks both the rows of codes and the columns of words in cache lines.
+template <typename Body>
+void for_tiles(int64_t rows, int64_t cols, const Body& body) {
+  for (int64_t first = 0; first < rows; first += kTile)
+    for (int64_t c = 0; c < cols; ++c)
+      for (int64_t r = first; r < std::min(first + kTile, rows); ++r) body(r, c);
+}
+
+std::vector<int32_t> group_index(const QuantizedMatrix& m) {
+  std::vector<int32_t> index(static_cast<size_t>(m.cols));
+  for (size_t c = 0; c < index.size(); ++c) index[c] = static_cast<int32_t>(m.group_of(static_cast<int64_t>(c)));
+  return index;
+}
+
+std::vector<PackedPart> pack(const QuantizedMatrix& m, uint32_t zero_offset) {
+  const int bits = m.scheme.bits;
+  const int64_t rows = m.rows, groups = m.groups();
+  const int64_t code_words = words_for(m.cols, bits), zero_words = words_for(rows, bits);
+  std::vector<uint32_t> codes(static_cast<size_t>(code_words * rows)), zeros(static_cast<size_t>(groups * zero_words));
+  std::vector<uint16_t> scales(static_cast<size_t>(groups * rows));
+  for_tiles(rows, m.cols, [&](int64_t r, int64_t c) {
+    BitStream{codes.data() + r, rows, bits}.put(c, m.codes[static_cast<size_t>(r * m.cols + c)]);
+  });
+  for_tiles(rows, groups, [&](int64_t r, int64_t g) {
+    BitStream{zeros.data() + g * zero_words, 1, bits}.put(r, m.zero(r, g) - zero_offset);
+    scales[static_cast<size_t>(g * rows + r)] = f32_to_f16(m.scales[static_cast<size_t>(r * groups + g)]);
+  });
+  std::vector<PackedPart> parts;
+  parts.push_back(make_part("qweight", DType::kI32, {code_words, rows}, codes));
+  parts.push_back(make_part("qzeros", DType::kI32, {groups, zero_words}, zeros));
+  parts.push_back(make_part("scales", DType::kF16, {groups, rows}, scales));
+  parts.push_back(make_part("g_idx", DType::kI32, {m.cols}, group_index(m)));
+  return parts;
+}
+
+// Zero points of all groups; for a symmetric scheme they must all be the middle and are then left out.
+void read_zeros(QuantizedMatrix& m, std::vector<uint32_t> words, uint32_t zero_offset, std::string_view subject) {
+  const int64_t groups = m.groups(), per_group = words_for(m.rows, m.scheme.bits);
+  for_tiles(m.rows, groups, [&](int64_t r, int64_t g) {
+    const uint32_t zero = BitStream{words.data() + g * per_group, 1, m.scheme.bits}.get(r) + zero_offset;
+    if (zero > m.scheme.max_code()) fail("unpack", subject, "a zero point is out of range");
+    if (m.scheme.symmetric && zero != m.scheme.middle())
+      fail("unpack", subject, "the scheme is symmetric, and a zero point is not the middle");
+    if (!m.scheme.symmetric) m.zeros[static_cast<size_t>(r * groups + g)] = static_cast<uint8_t>(zero);
+  });
+}
+
+std::string refuses_shape(const QuantizedMatrix& m) {
+  const auto whole = [&](int64_t values) { return values * m.scheme.bits % kWordBits == 0; };
+  if (!whole(m.cols)) return "its " + std::to_string(m.cols) + " columns do not fill whole 32-bit words";
+  if (!whole(m.rows)) return "its " + std::to_string(m.rows) + " rows do not fill whole 32-bit words of zero points";
+  return {};
+}
+
+QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+                       uint32_t zero_offset, std::string_view subject) {
+  if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
+  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  if (const std::string reason = refuses_shape(m); !reason.empty()) fail("unpack", subject, reason);
+  const int bits = scheme.bits;
+  const int64_t groups = m.groups();
+  auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {words_for(cols, bits), rows}, subject));
+  const auto scales = values_of<uint16_t>(require_part(parts, "scales", DType::kF16, {groups, rows}, subject));
+  for_tiles(rows, cols, [&](int64_t r, int64_t c) {
+    m.codes[static_cast<size_t>(r * cols + c)] = static_cast<uint8_t>(BitStream{codes.data() + r, rows, bits}.get(c));
+  });
+  for_tiles(rows, groups, [&](int64_t r, int64_t g) {
+    m.scales[static_cast<size_t>(r * groups + g)] = f16_to_f32(scales[static_cast<size_t>(g * rows + r)]);
+  });
+  const auto& zeros = require_part(parts, "qzeros", DType::kI32, {groups, words_for(rows, bits)}, subject);
+  read_zeros(m, values_of<uint32_t>(zeros), zero_offset, subject);
+  m.column_group = values_of<int32_t>(require_part(parts, "g_idx", DType::kI32, {cols}, subject));
+  check_matrix(m, subject);
+  if (groups_in_order(m)) m.column_group.clear();
+  return m;
+}
+
+std::string v1_refuses(const QuantizedMatrix& m) {
+  if (!m.scheme.symmetric) return "version 1 of the layout is ambiguous for asymmetric zero points";
+  return refuses_shape(m);
+}
+
+}  // namespace
+
+const PackedFormat kGptqV1Format{
+    "gptq", v1_refuses, [](const QuantizedMatrix& m) { return pack(m, 1); },
+    [](const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+       std::string_view subject) { return unpack(scheme, rows, cols, parts, 1, subject); }};
+
+const PackedFormat kGptqV2Format{
+    "gptq_v2", refuses_shape, [](const QuantizedMatrix& m) { return pack(m, 0); },
+    [](const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+       std::string_view subject) { return unpack(scheme, rows, cols, parts, 0, subject); }};
+
+}  // namespace retort

@@ -1,0 +1,116 @@
+// Layout: docs/ContribOperators.md of ONNX Runtime, "com.microsoft.MatMulNBits". Codes and zero points are
+// unsigned with the low bits first; a symmetric matrix has no zero points, which stands for 2^(bits-1).
+#include "core/pack/matmulnbits.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "core/pack/formats.h"
+#include "core/pack/parts.h"
+
+namespace retort {
+namespace {
+
+constexpr int64_t kMinBlock = 16, kMaxBlock = 256;
+
+// What is added to a code: a symmetric 3-bit code in 4 bits moves to the middle that the operator assumes.
+int code_shift(const Scheme& scheme, int bits) { return scheme.symmetric ? (1 << (bits - 1)) - scheme.middle() : 0; }
+
+// A row of `bits`-bit values, low bits first; 8 is a multiple of bits.
+void put(std::byte* row, int64_t index, int bits, int value) {
+  const int64_t bit = index * bits;
+  row[bit / 8] |= static_cast<std::byte>(value << (bit % 8));
+}
+int get(const std::byte* row, int64_t index, int bits) {
+  const int64_t bit = index * bits;
+  return (std::to_integer<int>(row[bit / 8]) >> (bit % 8)) & ((1 << bits) - 1);
+}
+
+struct Sizes {
+  MatMulNBitsLayout layout;
+  int64_t row_bytes, zero_bytes, group_blocks;  // bytes of a row's codes and zero points; blocks with one scale
+};
+
+Sizes sizes_of(const Scheme& scheme, int64_t cols) {
+  const MatMulNBitsLayout layout = matmulnbits_layout(scheme, cols);
+  return {layout, layout.blocks * layout.block * layout.bits / 8, (layout.blocks * layout.bits + 7) / 8,
+          (scheme.group_size(cols) + layout.block - 1) / layout.block};
+}
+
+std::string refuses(const QuantizedMatrix& m) {
+  if (!groups_in_order(m)) return "columns in activation order have no place in MatMulNBits";
+  if (matmulnbits_layout(m.scheme, m.cols).block == 0)
+    return "no block of 16 to 256 columns divides its groups of " + std::to_string(m.scheme.group);
+  return {};
+}
+
+std::vector<PackedPart> pack(const QuantizedMatrix& m) {
+  const auto [layout, row_bytes, zero_bytes, group_blocks] = sizes_of(m.scheme, m.cols);
+  const int shift = code_shift(m.scheme, layout.bits);
+  std::vector<std::byte> codes(static_cast<size_t>(m.rows * row_bytes)),
+      zeros(static_cast<size_t>(m.rows * zero_bytes));
+  std::vector<float> scales(static_cast<size_t>(m.rows * layout.blocks));
+  for (int64_t r = 0; r < m.rows; ++r) {
+    for (int64_t c = 0; c < m.cols; ++c)
+      put(codes.data() + r * row_bytes, c, layout.bits, m.codes[static_cast<size_t>(r * m.cols + c)] + shift);
+    for (int64_t b = 0; b < layout.blocks; ++b) {
+      const int64_t group = b / group_blocks;
+      scales[static_cast<size_t>(r * layout.blocks + b)] = m.scales[static_cast<size_t>(r * m.groups() + group)];
+      put(zeros.data() + r * zero_bytes, b, layout.bits, m.zero(r, group));
+    }
+  }
+  std::vector<PackedPart> parts;
+  parts.push_back(make_part("codes", DType::kU8, {m.rows, layout.blocks, layout.block * layout.bits / 8}, codes));
+  parts.push_back(make_part("scales", DType::kF32, {m.rows, layout.blocks}, scales));
+  if (!m.scheme.symmetric) parts.push_back(make_part("zeros", DType::kU8, {m.rows, zero_bytes}, zeros));
+  return parts;
+}
+
+QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+                       std::string_view subject) {
+  if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
+  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  if (const std::string reason = refuses(m); !reason.empty()) fail("unpack", subject, reason);
+  const auto [layout, row_bytes, zero_bytes, group_blocks] = sizes_of(scheme, cols);
+  const int shift = code_shift(scheme, layout.bits);
+  const int64_t blob = layout.block * layout.bits / 8;
+  const auto& codes = require_part(parts, "codes", DType::kU8, {rows, layout.blocks, blob}, subject);
+  const auto scales = values_of<float>(require_part(parts, "scales", DType::kF32, {rows, layout.blocks}, subject));
+  const PackedPartView* zeros =
+      scheme.symmetric ? nullptr : &require_part(parts, "zeros", DType::kU8, {rows, zero_bytes}, subject);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c)
+      m.codes[static_cast<size_t>(r * cols + c)] =
+          static_cast<uint8_t>(get(codes.bytes.data() + r * row_bytes, c, layout.bits) - shift);
+    for (int64_t b = 0; b < layout.blocks; ++b) {
+      const auto at = static_cast<size_t>(r * m.groups() + b / group_blocks);
+      const float scale = scales[static_cast<size_t>(r * layout.blocks + b)];
+      if (b % group_blocks == 0) m.scales[at] = scale;
+      if (m.scales[at] != scale) fail("unpack", subject, "the blocks of one group have different scales");
+      if (zeros != nullptr)
+        m.zeros[at] = static_cast<uint8_t>(get(zeros->bytes.data() + r * zero_bytes, b, layout.bits));
+    }
+  }
+  check_matrix(m, subject);
+  return m;
+}
+
+}  // namespace
+
+MatMulNBitsLayout matmulnbits_layout(const Scheme& scheme, int64_t cols) {
+  MatMulNBitsLayout layout;
+  layout.bits = scheme.bits == 3 ? 4 : scheme.bits;
+  // A channel's scale serves any block; 32 wastes the least where the last block is padded.
+  const int64_t unit = scheme.granularity == Granularity::kGroup ? scheme.group : std::gcd(cols, int64_t{128});
+  const int64_t power = unit & -unit;  // the largest power of two that divides it
+  layout.block = std::min(power, kMaxBlock);
+  if (scheme.granularity != Granularity::kGroup) layout.block = std::max<int64_t>(layout.block, 32);
+  if (layout.block < kMinBlock) return {layout.bits, 0, 0};
+  layout.blocks = (cols + layout.block - 1) / layout.block;
+  return layout;
+}
+
+const PackedFormat kMatMulNBitsFormat{"matmulnbits", refuses, pack, unpack};
+
+}  // namespace retort

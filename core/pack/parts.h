@@ -1,0 +1,56 @@
+// What the byte layouts have in common: finding and checking parts, bits in words, columns in groups.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/pack/packed_format.h"
+
+namespace retort {
+
+// The part of that name; absence, another type or shape, and a wrong number of bytes are errors naming `subject`.
+inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name, DType dtype,
+                                          std::initializer_list<int64_t> shape, std::string_view subject) {
+  for (const PackedPartView& part : parts) {
+    if (part.name != name) continue;
+    size_t elements = 1;
+    for (const int64_t size : shape) elements *= static_cast<size_t>(size);
+    const bool right = part.dtype == dtype && std::ranges::equal(part.shape, shape);
+    if (!right || part.bytes.size() != elements * size_of(dtype))
+      fail("unpack", subject, "the part '" + std::string(name) + "' has another type or shape than the scheme needs");
+    return part;
+  }
+  fail("unpack", subject, "the part '" + std::string(name) + "' is missing");
+}
+
+// A copy as values of T: the bytes usually lie in a mapped file and are not aligned.
+template <typename T>
+std::vector<T> values_of(const PackedPartView& part) {
+  std::vector<T> values(part.bytes.size() / sizeof(T));
+  std::memcpy(values.data(), part.bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+template <typename T>
+PackedPart make_part(std::string_view name, DType dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return {name, dtype, std::move(shape), {bytes.begin(), bytes.end()}};
+}
+
+// True when every column lies in the group that its position gives: no activation order.
+inline bool groups_in_order(const QuantizedMatrix& m) {
+  const int64_t size = m.scheme.group_size(m.cols);
+  for (size_t c = 0; c < m.column_group.size(); ++c)
+    if (m.column_group[c] != static_cast<int64_t>(c) / size) return false;
+  return true;
+}
+
+}  // namespace retort
