@@ -9,7 +9,8 @@
 namespace retort {
 
 QuantizedMatrix make_quantized(const Scheme& scheme, int64_t rows, int64_t cols) {
-  QuantizedMatrix m{.scheme = scheme, .rows = rows, .cols = cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}};
+  QuantizedMatrix m{
+      .scheme = scheme, .rows = rows, .cols = cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}};
   const auto scales = static_cast<size_t>(rows * m.groups());
   m.codes.resize(static_cast<size_t>(rows * cols));
   m.scales.resize(scales);

@@ -14,10 +14,10 @@ namespace retort {
 struct QuantizedMatrix {
   Scheme scheme;  // never dense
   int64_t rows = 0, cols = 0;
-  std::vector<uint8_t> codes;            // rows * cols
-  std::vector<float> scales;             // rows * groups, each exactly an f16 value
-  std::vector<uint8_t> zeros;            // rows * groups; empty when symmetric (all middle())
-  std::vector<int32_t> column_group;     // cols: the group of each column; empty: column / group size
+  std::vector<uint8_t> codes;         // rows * cols
+  std::vector<float> scales;          // rows * groups, each exactly an f16 value
+  std::vector<uint8_t> zeros;         // rows * groups; empty when symmetric (all middle())
+  std::vector<int32_t> column_group;  // cols: the group of each column; empty: column / group size
 
   int64_t groups() const { return scheme.groups(cols); }
   int64_t group_of(int64_t col) const {

@@ -16,10 +16,16 @@ struct NamedScheme {
 };
 
 constexpr Scheme block_scheme(BlockType block, int bits, int64_t group) {
-  return {.bits = bits, .granularity = Granularity::kGroup, .group = group, .symmetric = true, .block = block, .dense = {}};
+  return {
+      .bits = bits, .granularity = Granularity::kGroup, .group = group, .symmetric = true, .block = block, .dense = {}};
 }
 constexpr Scheme dense_scheme(DType type, int bits) {
-  return {.bits = bits, .granularity = Granularity::kTensor, .group = 0, .symmetric = true, .block = BlockType::kNone, .dense = type};
+  return {.bits = bits,
+          .granularity = Granularity::kTensor,
+          .group = 0,
+          .symmetric = true,
+          .block = BlockType::kNone,
+          .dense = type};
 }
 
 // Names that are not of the form intB-G-S.
@@ -71,8 +77,7 @@ std::vector<std::string> example_names() {
   for (const NamedScheme& named : kNamed) names.emplace_back(named.name);
   for (const char* bits : {"int2", "int3", "int4", "int8"})
     for (const char* group : {"g32", "g64", "g128", "channel", "tensor"})
-      for (const char* symmetry : {"sym", "asym"})
-        names.push_back(std::string(bits) + "-" + group + "-" + symmetry);
+      for (const char* symmetry : {"sym", "asym"}) names.push_back(std::string(bits) + "-" + group + "-" + symmetry);
   return names;
 }
 

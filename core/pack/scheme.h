@@ -18,9 +18,9 @@ enum class BlockType : uint8_t { kNone, kQ8_0, kQ4_0 };
 // group_size() columns of a row. Symmetric: zero == 2^(bits-1) throughout. Scales are exact in f16.
 // A block type is an integer scheme with a fixed group that GGUF defines: q4_0 is 4 bits in groups of 32.
 struct Scheme {
-  int bits = 4;                // 2, 3, 4, 8; 16 or 32: dense, see `dense`
+  int bits = 4;  // 2, 3, 4, 8; 16 or 32: dense, see `dense`
   Granularity granularity = Granularity::kGroup;
-  int64_t group = 128;         // with kGroup
+  int64_t group = 128;  // with kGroup
   bool symmetric = true;
   BlockType block = BlockType::kNone;
   std::optional<DType> dense;  // f16, bf16, f32: not quantized
