@@ -17,9 +17,9 @@ struct QuantizeOptions {
   std::string method = "rtn";
   std::vector<std::pair<std::string, std::string>> keep;  // glob on tensor names -> scheme or f16, bf16; first match
   // Calibrated methods:
-  std::string calibration;                // path of a text (read_corpus)
+  std::string calibration;                     // path of a text (read_corpus)
   int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)
-  std::string group_order = "none";       // or "activation"
+  std::string group_order = "none";            // or "activation"
   double damp = 0.01;
 };
 

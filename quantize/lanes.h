@@ -1,0 +1,16 @@
+// Sixteen floats at a time in the compiler's vector extension. The lanes are the same whatever registers the
+// machine has, so sums come out the same on every machine.
+#pragma once
+
+#include <cstdint>
+
+namespace retort {
+
+constexpr int64_t kLanes = 16;
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
+// A function under this mark is compiled for each instruction set, and the best one is chosen when the program
+// starts. No multiply-add is fused (cmake/Compiler.cmake), so all give the same bits.
+#define RETORT_EACH_ISA __attribute__((target_clones("avx512f", "avx2", "default")))
+
+}  // namespace retort

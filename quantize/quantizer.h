@@ -1,0 +1,82 @@
+// HOW codes are chosen: one row per method. The bytes are none of its business (core/pack), nor is the order in which
+// a model is walked (quantize.cc, calibration/).
+// To add a method: one file with its solve function, one row in quantizers.cc, a test against a slow reference.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/base/json.h"
+#include "core/pack/quantized_matrix.h"
+#include "quantize/quantize.h"
+
+namespace retort {
+
+// A matrix to quantize, as wide in memory as its reader asks for.
+struct MatrixTask {
+  std::string name;
+  int64_t rows = 0, cols = 0;
+  Scheme scheme;  // fits the shape
+  // Rows [first, first + count) in float32, out[count * cols]. Thread-safe.
+  std::function<void(int64_t first, int64_t count, std::span<float> out)> read;
+};
+
+struct SolvedMatrix {
+  std::optional<QuantizedMatrix> matrix;  // empty: cannot be quantized at all; `fallback` says why
+  std::string method;
+  std::string fallback;  // empty: as asked
+  Json details = Json::object();
+  double seconds = 0;
+};
+
+// What calibration learnt of the inputs that a group of matrices shares.
+struct InputStatistics {
+  int64_t features = 0;
+  // 2 / sequences * sum of x x^T over all tokens, [features, features], both triangles filled.
+  std::vector<float> second_moment;
+};
+
+struct SolverOptions {
+  double damp = 0.01;
+  bool activation_order = false;
+};
+
+struct Quantizer {
+  std::string_view name;
+  int version;             // raised when the same inputs give other codes
+  bool needs_calibration;  // walked layer by layer with InputStatistics; otherwise tensor by tensor
+  bool (*supports)(const Scheme&);
+  // Solves matrices that share their input: q, k and v; gate and up. `statistics` is null without calibration.
+  std::vector<SolvedMatrix> (*solve)(std::span<const MatrixTask> group, const InputStatistics* statistics,
+                                     const SolverOptions& options, Context& context);
+};
+
+std::span<const Quantizer> quantizers();
+const Quantizer& find_quantizer(std::string_view name);  // a usage Error names the nearest valid one
+
+// Round to nearest, row by row (grid.h); blocks of q4_0 and q8_0 exactly as ggml's reference quantizer makes them.
+std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* statistics,
+                                    const SolverOptions& options, Context& context);
+// Second-order error feedback, arXiv:2210.17323. See gptq/.
+std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask> group, const InputStatistics* statistics,
+                                     const SolverOptions& options, Context& context);
+
+// A matrix is worked on in pieces of whole rows that depend on nothing but its shape.
+struct RowPiece {
+  int64_t index, first, count;
+  std::span<const float> values;  // count * cols
+};
+int64_t count_pieces(const MatrixTask& task);
+// Reads each piece and calls body, from all threads of the context.
+void for_each_piece(const MatrixTask& task, Context& context, const std::function<void(const RowPiece&)>& body);
+
+// ||W - Wq||_F / ||W||_F; 0 for a matrix of zeros.
+double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context);
+
+}  // namespace retort

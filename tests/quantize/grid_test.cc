@@ -1,0 +1,128 @@
+// The grid search against its definition: f16 scales, nearest codes, and a squared error that no plain rule beats.
+#include "quantize/grid.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/base/dtype.h"
+#include "tests/quantize/matrix_task.h"
+
+namespace retort {
+namespace {
+
+double squared_error(const Scheme& scheme, const Grid& grid, const std::vector<float>& values,
+                     const std::vector<float>& importance = {}) {
+  std::vector<uint8_t> codes(values.size());
+  encode(scheme, grid, values, codes);
+  double sum = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double error = values[i] - static_cast<double>(grid.scale) * (codes[i] - grid.zero);
+    sum += (importance.empty() ? 1.0 : importance[i]) * error * error;
+  }
+  return sum;
+}
+
+// The usual rules: the range that holds every weight, and the one of the GPTQ paper's code.
+std::vector<Grid> plain_rules(const Scheme& scheme, const std::vector<float>& values) {
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  const float least = std::min(*low, 0.0f), most = std::max(*high, 0.0f), largest = std::max(-least, most);
+  if (!scheme.symmetric) {
+    const float scale = round_to_f16((most - least) / scheme.max_code());
+    return {{scale, static_cast<uint8_t>(std::nearbyint(-least / scale))}};
+  }
+  return {{round_to_f16(largest / (scheme.middle() - 1)), scheme.middle()},
+          {round_to_f16(2 * largest / scheme.max_code()), scheme.middle()}};
+}
+
+std::string scheme_label(const ::testing::TestParamInfo<std::string>& info) {
+  std::string label = info.param;
+  std::replace(label.begin(), label.end(), '-', '_');
+  return label;
+}
+
+class GridSearch : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(GridSearch, LeavesLessErrorThanThePlainRules) {
+  const Scheme scheme = parse_scheme(GetParam());
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    const auto values = gaussian(100, 0.02f, seed);
+    const Grid grid = GridFitter(scheme).fit(values);
+    const double error = squared_error(scheme, grid, values);
+    for (const Grid& rule : plain_rules(scheme, values)) EXPECT_LE(error, squared_error(scheme, rule, values) * 1.01);
+  }
+}
+
+TEST_P(GridSearch, ScalesAreF16AndCodesAreNearest) {
+  const Scheme scheme = parse_scheme(GetParam());
+  const auto values = gaussian(77, 3.0f, 5);
+  const Grid grid = GridFitter(scheme).fit(values);
+  EXPECT_GT(grid.scale, 0);
+  EXPECT_EQ(grid.scale, f16_to_f32(f32_to_f16(grid.scale)));
+  EXPECT_TRUE(!scheme.symmetric || grid.zero == scheme.middle());
+  std::vector<uint8_t> codes(values.size());
+  encode(scheme, grid, values, codes);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto distance = [&](int code) { return std::abs(values[i] - grid.scale * (code - grid.zero)); };
+    for (int code = 0; code <= scheme.max_code(); ++code)
+      EXPECT_LE(distance(codes[i]), distance(code) * (1 + 1e-5)) << values[i];
+  }
+}
+
+TEST_P(GridSearch, OneValueIsHitExactlyInF16) {
+  const Scheme scheme = parse_scheme(GetParam());
+  for (const float value : {-1.0f, 1.0f}) {
+    const std::vector<float> values{0, 0, value, 0};
+    EXPECT_NEAR(squared_error(scheme, GridFitter(scheme).fit(values), values), 0, 1e-6) << value;
+  }
+}
+
+TEST_P(GridSearch, ExtremesStayInRange) {
+  const Scheme scheme = parse_scheme(GetParam());
+  GridFitter fitter(scheme);
+  EXPECT_EQ(fitter.fit(std::vector<float>(40, 0.0f)).scale, 0);
+  EXPECT_EQ(fitter.fit(std::vector<float>{1e-40f, -1e-39f}).scale, 0);
+  EXPECT_TRUE(std::isinf(fitter.fit(std::vector<float>{1e30f, 1.0f}).scale));
+  for (const float value : {1e-7f, 6e4f}) {
+    const std::vector<float> values{value, -value / 2};
+    const Grid grid = fitter.fit(values);
+    EXPECT_TRUE(std::isfinite(grid.scale));
+    EXPECT_LE(grid.zero, scheme.max_code());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, GridSearch,
+                         ::testing::Values("int2-g32-sym", "int3-g32-sym", "int4-g32-sym", "int8-g32-sym",
+                                           "int2-g32-asym", "int3-g32-asym", "int4-g32-asym", "int8-g32-asym"),
+                         scheme_label);
+
+TEST(GridFitter, AsymmetricRangesIncludeZero) {
+  for (const char* name : {"int2-g32-asym", "int4-g32-asym", "int8-g32-asym"}) {
+    GridFitter fitter(parse_scheme(name));
+    EXPECT_EQ(fitter.fit(std::vector<float>{3.0f, 3.5f, 4.0f, 3.1f}).zero, 0);
+    EXPECT_EQ(fitter.fit(std::vector<float>{-3.0f, -3.5f, -4.0f}).zero, parse_scheme(name).max_code());
+  }
+}
+
+TEST(GridFitter, ImportanceMovesTheGrid) {
+  const Scheme scheme = parse_scheme("int3-g32-sym");
+  std::vector<float> values = gaussian(32, 0.1f, 1), importance(32, 1.0f);
+  values[3] = 2.0f;
+  importance[3] = 1e-6f;
+  GridFitter fitter(scheme);
+  const Grid plain = fitter.fit(values), weighted = fitter.fit(values, importance);
+  EXPECT_LT(weighted.scale, plain.scale);
+  EXPECT_LT(squared_error(scheme, weighted, values, importance), squared_error(scheme, plain, values, importance));
+}
+
+TEST(GridFitter, Q4_0MayHaveANegativeScale) {
+  const Scheme scheme = parse_scheme("q4_0");
+  std::vector<float> values(32, 0.0f);
+  for (int i = 0; i < 32; ++i) values[static_cast<size_t>(i)] = 0.25f * static_cast<float>(i % 16 - 7);  // -7 .. 8
+  const Grid grid = GridFitter(scheme).fit(values);
+  EXPECT_EQ(grid.scale, -0.25f);
+  EXPECT_EQ(squared_error(scheme, grid, values), 0);
+}
+
+}  // namespace
+}  // namespace retort

@@ -1,0 +1,149 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/base/dtype.h"
+#include "core/base/error.h"
+#include "core/base/json.h"
+#include "quantize/grid.h"
+#include "quantize/quantizer.h"
+#include "tests/quantize/matrix_task.h"
+
+namespace retort {
+namespace {
+
+class Rtn : public ::testing::Test {
+ protected:
+  SolvedMatrix solve(const MatrixTask& task, int threads = 1) {
+    ThreadPool pool(threads);
+    Context context{pool, sink_};
+    return std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+  }
+  double error_of(const MatrixTask& task, const QuantizedMatrix& matrix, int threads = 1) {
+    ThreadPool pool(threads);
+    Context context{pool, sink_};
+    return relative_error(task, matrix, context);
+  }
+
+ private:
+  ProgressSink sink_;
+};
+
+TEST_F(Rtn, EachGroupIsTheGridOfItsOwnValues) {
+  for (const char* name : {"int4-g32-sym", "int3-g24-asym", "int2-channel-asym", "int8-channel-sym"}) {
+    const auto values = gaussian(5 * 96, 0.02f, 3);
+    const MatrixTask task = matrix_task(values, 96, name);
+    const SolvedMatrix solved = solve(task);
+    ASSERT_TRUE(solved.matrix) << solved.fallback;
+    EXPECT_EQ(solved.method, "rtn");
+    check_matrix(*solved.matrix, name);
+    const auto size = static_cast<size_t>(task.scheme.group_size(96));
+    for (size_t g = 0; g < values.size() / size; ++g) {
+      const std::span group(values.data() + g * size, size);
+      const Grid grid = GridFitter(task.scheme).fit(group);
+      std::vector<uint8_t> codes(size);
+      encode(task.scheme, grid, group, codes);
+      EXPECT_EQ(solved.matrix->scales[g], grid.scale);
+      EXPECT_EQ(
+          solved.matrix->zero(static_cast<int64_t>(g * size) / 96, static_cast<int64_t>(g) % solved.matrix->groups()),
+          grid.zero);
+      EXPECT_TRUE(
+          std::equal(codes.begin(), codes.end(), solved.matrix->codes.begin() + static_cast<int64_t>(g * size)));
+    }
+  }
+}
+
+TEST_F(Rtn, ATensorHasOneGrid) {
+  const auto values = gaussian(64 * 8, 0.02f, 4);
+  const SolvedMatrix solved = solve(matrix_task(values, 64, "int8-tensor-asym"));
+  const Grid grid = GridFitter(parse_scheme("int8-tensor-asym")).fit(values);
+  for (const float scale : solved.matrix->scales) EXPECT_EQ(scale, grid.scale);
+  for (const uint8_t zero : solved.matrix->zeros) EXPECT_EQ(zero, grid.zero);
+}
+
+std::vector<uint8_t> from_hex(const std::string& text) {
+  std::vector<uint8_t> bytes;
+  for (size_t i = 0; i < text.size(); i += 2)
+    bytes.push_back(static_cast<uint8_t>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  return bytes;
+}
+
+// Lays one block out as ggml does: an f16 scale, then codes; q4_0 pairs weight j with weight j + 16 in a byte.
+std::vector<uint8_t> ggml_block(const QuantizedMatrix& m, int64_t row) {
+  const uint16_t scale = f32_to_f16(m.scales[static_cast<size_t>(row)]);
+  std::vector<uint8_t> bytes{static_cast<uint8_t>(scale & 255), static_cast<uint8_t>(scale >> 8)};
+  const uint8_t* codes = m.codes.data() + row * 32;
+  if (m.scheme.block == BlockType::kQ8_0)
+    for (int i = 0; i < 32; ++i) bytes.push_back(static_cast<uint8_t>(codes[i] - 128));
+  else
+    for (int i = 0; i < 16; ++i) bytes.push_back(static_cast<uint8_t>(codes[i] | codes[i + 16] << 4));
+  return bytes;
+}
+
+// The bytes were made by the `gguf` package: tests/oracles/make_ggml_blocks.py.
+TEST_F(Rtn, BlocksEqualGgmls) {
+  const Json golden = read_json_file(RETORT_SOURCE_DIR "/tests/golden/ggml_blocks.json");
+  std::vector<float> values;
+  for (const auto& row : golden["values"]) {
+    const auto bytes = from_hex(row.get<std::string>());
+    const size_t size = values.size();
+    values.resize(size + 32);
+    std::memcpy(values.data() + size, bytes.data(), bytes.size());
+  }
+  for (const auto& [scheme, type] : {std::pair{"q4_0", "Q4_0"}, {"q8_0", "Q8_0"}}) {
+    const SolvedMatrix solved = solve(matrix_task(values, 32, scheme));
+    for (size_t row = 0; row < values.size() / 32; ++row)
+      EXPECT_EQ(ggml_block(*solved.matrix, static_cast<int64_t>(row)), from_hex(golden[type][row].get<std::string>()))
+          << scheme << " block " << row;
+  }
+}
+
+TEST_F(Rtn, ThreadsDoNotChangeTheResult) {
+  const auto values = gaussian(700 * 256, 0.02f, 6);
+  const MatrixTask task = matrix_task(values, 256, "int4-g128-asym");
+  const SolvedMatrix one = solve(task, 1), three = solve(task, 3);
+  EXPECT_EQ(one.matrix->codes, three.matrix->codes);
+  EXPECT_EQ(one.matrix->scales, three.matrix->scales);
+  EXPECT_EQ(error_of(task, *one.matrix, 1), error_of(task, *one.matrix, 3));
+}
+
+TEST_F(Rtn, RelativeErrorIsOfTheFrobeniusNorm) {
+  const auto values = gaussian(300 * 512, 1.0f, 7);
+  const MatrixTask task = matrix_task(values, 512, "int4-g128-sym");
+  const SolvedMatrix solved = solve(task);
+  const auto decoded = dequantize(*solved.matrix);
+  double error = 0, weight = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    error += std::pow(values[i] - decoded[i], 2);
+    weight += std::pow(values[i], 2);
+  }
+  EXPECT_NEAR(error_of(task, *solved.matrix), std::sqrt(error / weight), 1e-9);
+}
+
+TEST_F(Rtn, WhatCannotBeQuantizedSaysWhy) {
+  auto values = gaussian(64, 1.0f, 8);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
+    values[40] = bad;
+    for (const char* scheme : {"int4-g32-sym", "int8-tensor-asym", "q4_0", "q8_0"}) {
+      const SolvedMatrix solved = solve(matrix_task(values, 32, scheme));
+      EXPECT_FALSE(solved.matrix) << bad << " " << scheme;
+      EXPECT_FALSE(solved.fallback.empty());
+    }
+  }
+}
+
+TEST(Quantizers, UnknownMethodsNameTheNearest) {
+  EXPECT_EQ(find_quantizer("rtn").name, "rtn");
+  try {
+    find_quantizer("gtpq");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(error.what()).find("gptq"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace retort
