@@ -7,10 +7,10 @@
 namespace retort {
 namespace {
 
-// RMSNorm (arXiv:1910.07467) in float32 whatever the type of the weights, rounded before the gain is applied:
-// the order of operations of transformers.
+// RMSNorm (arXiv:1910.07467) in at least float32 whatever the type of the weights, rounded before the gain is
+// applied: the order of operations of transformers.
 at::Tensor rms_norm(const ModelConfig& config, const at::Tensor& input, const at::Tensor& gain) {
-  const at::Tensor wide = input.to(at::kFloat);
+  const at::Tensor wide = input.to(at::promote_types(input.scalar_type(), at::kFloat));
   const at::Tensor scale = (wide.square().mean(-1, /*keepdim=*/true) + config.norm_eps).rsqrt();
   return gain * (wide * scale).to(input.scalar_type());
 }

@@ -44,15 +44,19 @@ constexpr std::array kLlamaTensors{
 constexpr std::array kFamilies{
     Family{.model_type = "llama", .architecture = "LlamaForCausalLM", .gguf_architecture = "llama",
            .gguf_interleaved_rope = true, .qk_norm = false, .always_qkv_bias = false,
+           .attention_bias = true, .mlp_bias = true,
            .window = Family::Window::kNever, .tensors = kLlamaTensors},
     Family{.model_type = "mistral", .architecture = "MistralForCausalLM", .gguf_architecture = "llama",
            .gguf_interleaved_rope = true, .qk_norm = false, .always_qkv_bias = false,
+           .attention_bias = false, .mlp_bias = false,
            .window = Family::Window::kEveryLayer, .tensors = kLlamaTensors},
     Family{.model_type = "qwen2", .architecture = "Qwen2ForCausalLM", .gguf_architecture = "qwen2",
            .gguf_interleaved_rope = false, .qk_norm = false, .always_qkv_bias = true,
+           .attention_bias = false, .mlp_bias = false,
            .window = Family::Window::kUpperLayers, .tensors = kLlamaTensors},
     Family{.model_type = "qwen3", .architecture = "Qwen3ForCausalLM", .gguf_architecture = "qwen3",
            .gguf_interleaved_rope = false, .qk_norm = true, .always_qkv_bias = false,
+           .attention_bias = true, .mlp_bias = false,
            .window = Family::Window::kUpperLayers, .tensors = kLlamaTensors},
 };
 

@@ -41,6 +41,7 @@ struct Family {
   bool gguf_interleaved_rope;          // GGUF holds q/k rows in the interleaved order: they are permuted
   bool qk_norm;
   bool always_qkv_bias;                // q/k/v biases without a config key (Qwen2)
+  bool attention_bias, mlp_bias;       // the config keys of these names mean something
   enum class Window : uint8_t { kNever, kEveryLayer, kUpperLayers } window;
   std::span<const TensorRule> tensors;
 };

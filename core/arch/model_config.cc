@@ -13,6 +13,7 @@ namespace retort {
 namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 24;  // no dimension of a real model is larger; products stay below 2^63
+constexpr int64_t kDefaultWindow = 4096, kDefaultWindowLayers = 28;  // what transformers takes where the key is absent
 
 const Family& require_family(const Json& json, std::string_view label) {
   const auto type = json_required<std::string>(json, "model_type", label);
@@ -56,11 +57,15 @@ void read_rope(const Json& json, ModelConfig& c, std::string_view label) {
     return it == json.end() || !it->is_object() ? kEmpty : *it;
   };
   const Json& modern = object("rope_parameters");
+  for (const auto& [key, value] : modern.items())
+    if (value.is_object())
+      fail("config", label, "rope_parameters for each kind of layer ('" + key + "') are not supported");
   const Json& settings = modern.empty() ? object("rope_scaling") : modern;
   c.rope.theta = json_value(modern, "rope_theta", json_value(json, "rope_theta", 10000.0, label), label);
   const auto old_type = json_value<std::string>(settings, "type", "default", label);
   const auto type = json_value<std::string>(settings, "rope_type", old_type, label);
-  if (json_value(settings, "partial_rotary_factor", json_value(json, "partial_rotary_factor", 1.0, label), label) != 1.0)
+  if (json_value(settings, "partial_rotary_factor", json_value(json, "partial_rotary_factor", 1.0, label), label) !=
+      1.0)
     fail("config", label, "partial_rotary_factor is not supported");
   if (!(c.rope.theta > 0)) fail("config", label, "rope_theta must be positive");
   if (type == "default") return;
@@ -73,7 +78,8 @@ void read_rope(const Json& json, ModelConfig& c, std::string_view label) {
   c.rope.low_freq_factor = json_required<double>(settings, "low_freq_factor", label);
   c.rope.high_freq_factor = json_required<double>(settings, "high_freq_factor", label);
   c.rope.original_context = json_required<int64_t>(settings, "original_max_position_embeddings", label);
-  if (c.rope.original_context < 1 || !(c.rope.high_freq_factor > c.rope.low_freq_factor) || !(c.rope.low_freq_factor > 0))
+  if (c.rope.original_context < 1 || !(c.rope.high_freq_factor > c.rope.low_freq_factor) ||
+      !(c.rope.low_freq_factor > 0))
     fail("config", label, "the llama3 rope parameters are out of range");
 }
 
@@ -82,12 +88,15 @@ bool layer_slides(const Json& json, const ModelConfig& c, int64_t layer, std::st
   if (types != json.end() && types->is_array()) {
     if (static_cast<int64_t>(types->size()) != c.layers) fail("config", label, "layer_types does not name every layer");
     const Json& type = (*types)[static_cast<size_t>(layer)];
-    if (type != "full_attention" && type != "sliding_attention")
-      fail("config", label, "the layer type " + type.dump() + " is not supported");
+    const bool known =
+        type == "sliding_attention" || (type == "full_attention" && c.family->window == Family::Window::kUpperLayers);
+    if (!known)
+      fail("config", label,
+           "the layer type " + type.dump() + " in layer_types is not supported in this family with a window");
     return type == "sliding_attention";
   }
   if (c.family->window == Family::Window::kEveryLayer) return true;
-  return layer >= json_value<int64_t>(json, "max_window_layers", c.layers, label);
+  return layer >= json_value<int64_t>(json, "max_window_layers", kDefaultWindowLayers, label);
 }
 
 void read_windows(const Json& json, ModelConfig& c, std::string_view label) {
@@ -95,16 +104,23 @@ void read_windows(const Json& json, ModelConfig& c, std::string_view label) {
   if (c.family->window == Family::Window::kNever) return;
   const bool upper = c.family->window == Family::Window::kUpperLayers;
   if (upper && !json_value(json, "use_sliding_window", false, label)) return;
-  const int64_t window = optional_size(json, "sliding_window", 0, label);
+  const bool named = json.contains("sliding_window");  // null: no window
+  const int64_t window = named ? optional_size(json, "sliding_window", 0, label) : kDefaultWindow;
   for (int64_t layer = 0; layer < c.layers; ++layer)
     if (window > 0 && layer_slides(json, c, layer, label)) c.windows[static_cast<size_t>(layer)] = window;
 }
 
+bool read_bias(const Json& json, const char* key, bool known, std::string_view label) {
+  const bool bias = json_value(json, key, false, label);
+  if (bias && !known) fail("config", label, std::string(key) + " is not supported in this family");
+  return bias;
+}
+
 void read_biases(const Json& json, ModelConfig& c, std::string_view label) {
-  const bool attention = json_value(json, "attention_bias", false, label);
+  const bool attention = read_bias(json, "attention_bias", c.family->attention_bias, label);
   c.qkv_bias = attention || c.family->always_qkv_bias;
   c.output_bias = attention;
-  c.mlp_bias = json_value(json, "mlp_bias", false, label);
+  c.mlp_bias = read_bias(json, "mlp_bias", c.family->mlp_bias, label);
 }
 
 void read_token_ids(const Json& json, ModelConfig& c, std::string_view label) {
@@ -119,7 +135,8 @@ void read_token_ids(const Json& json, ModelConfig& c, std::string_view label) {
 }
 
 DType read_dtype(const Json& json, std::string_view label) {
-  const auto name = json_value<std::string>(json, "dtype", json_value<std::string>(json, "torch_dtype", "float32", label), label);
+  const auto name =
+      json_value<std::string>(json, "dtype", json_value<std::string>(json, "torch_dtype", "float32", label), label);
   if (name == "float32") return DType::kF32;
   if (name == "float16") return DType::kF16;
   if (name == "bfloat16") return DType::kBF16;
@@ -133,8 +150,7 @@ double llama3_frequency(double frequency, const RopeConfig& rope) {
   const auto context = static_cast<double>(rope.original_context);
   if (wavelength < context / rope.high_freq_factor) return frequency;
   if (wavelength > context / rope.low_freq_factor) return frequency / rope.factor;
-  const double smooth =
-      (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  const double smooth = (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
   return (1 - smooth) * frequency / rope.factor + smooth * frequency;
 }
 

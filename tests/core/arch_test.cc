@@ -10,8 +10,9 @@ namespace retort {
 namespace {
 
 Json tiny(const char* model_type) {
-  return Json{{"model_type", model_type}, {"vocab_size", 64},          {"hidden_size", 32},
-              {"intermediate_size", 48},  {"num_hidden_layers", 3},    {"num_attention_heads", 4},
+  return Json{{"model_type", model_type}, {"vocab_size", 64},
+              {"hidden_size", 32},        {"intermediate_size", 48},
+              {"num_hidden_layers", 3},   {"num_attention_heads", 4},
               {"num_key_value_heads", 2}, {"max_position_embeddings", 128}};
 }
 
@@ -40,19 +41,31 @@ TEST(Family, RefusesNamesThatOnlyLookRight) {
 
 TEST(Config, CountsTheParametersOfKnownModels) {
   Json llama = tiny("llama");  // TinyLlama 1.1B
-  llama.update(Json{{"vocab_size", 32000}, {"hidden_size", 2048}, {"intermediate_size", 5632}, {"num_hidden_layers", 22},
-                    {"num_attention_heads", 32}, {"num_key_value_heads", 4}});
+  llama.update(Json{{"vocab_size", 32000},
+                    {"hidden_size", 2048},
+                    {"intermediate_size", 5632},
+                    {"num_hidden_layers", 22},
+                    {"num_attention_heads", 32},
+                    {"num_key_value_heads", 4}});
   EXPECT_EQ(parse_config(llama, "TinyLlama").parameters(), 1100048384);
   Json qwen = tiny("qwen2");  // Qwen2.5-0.5B
-  qwen.update(Json{{"vocab_size", 151936}, {"hidden_size", 896}, {"intermediate_size", 4864}, {"num_hidden_layers", 24},
-                   {"num_attention_heads", 14}, {"num_key_value_heads", 2}, {"tie_word_embeddings", true}});
+  qwen.update(Json{{"vocab_size", 151936},
+                   {"hidden_size", 896},
+                   {"intermediate_size", 4864},
+                   {"num_hidden_layers", 24},
+                   {"num_attention_heads", 14},
+                   {"num_key_value_heads", 2},
+                   {"tie_word_embeddings", true}});
   EXPECT_EQ(parse_config(qwen, "Qwen2.5-0.5B").parameters(), 494032768);
 }
 
 TEST(Config, ReadsBothGenerationsOfRopeKeys) {
   Json old = tiny("llama"), modern = tiny("llama");
-  const Json scaling{{"factor", 32.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
-                     {"original_max_position_embeddings", 8192}, {"rope_type", "llama3"}};
+  const Json scaling{{"factor", 32.0},
+                     {"low_freq_factor", 1.0},
+                     {"high_freq_factor", 4.0},
+                     {"original_max_position_embeddings", 8192},
+                     {"rope_type", "llama3"}};
   old["rope_theta"] = 500000.0;
   old["rope_scaling"] = scaling;
   old["torch_dtype"] = "bfloat16";
@@ -71,14 +84,17 @@ TEST(Config, WindowsFollowTheFamily) {
   EXPECT_THAT(parse_config(mistral, "m").windows, testing::ElementsAre(16, 16, 16));
   mistral["sliding_window"] = nullptr;
   EXPECT_THAT(parse_config(mistral, "m").windows, testing::ElementsAre(0, 0, 0));
+  EXPECT_THAT(parse_config(tiny("mistral"), "m").windows, testing::Each(4096));  // an absent key is not null
   Json qwen = tiny("qwen2");
   qwen.update(Json{{"sliding_window", 16}, {"use_sliding_window", true}, {"max_window_layers", 2}});
   EXPECT_THAT(parse_config(qwen, "q").windows, testing::ElementsAre(0, 0, 16));
   qwen["use_sliding_window"] = false;
   EXPECT_THAT(parse_config(qwen, "q").windows, testing::ElementsAre(0, 0, 0));
-  qwen.update(Json{{"use_sliding_window", true}, {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}}});
+  qwen.update(Json{{"use_sliding_window", true},
+                   {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}}});
   EXPECT_THAT(parse_config(qwen, "q").windows, testing::ElementsAre(16, 0, 16));
-  EXPECT_EQ(config_with_layers(parse_config(qwen, "q"), {0, 1})["layer_types"], Json({"sliding_attention", "full_attention"}));
+  EXPECT_EQ(config_with_layers(parse_config(qwen, "q"), {0, 1})["layer_types"],
+            Json({"sliding_attention", "full_attention"}));
 }
 
 struct Refusal {
@@ -97,6 +113,13 @@ TEST(Config, RefusesByName) {
       {{{"vocab_size", "many"}}, "vocab_size"},
       {{{"dtype", "float8_e4m3fn"}}, "float8_e4m3fn"},
       {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor"},
+      {{{"rope_parameters", {{"full_attention", {{"rope_theta", 1e6}}}}}}, "full_attention"},
+      {{{"model_type", "mistral"}, {"attention_bias", true}}, "attention_bias"},
+      {{{"model_type", "qwen3"}, {"mlp_bias", true}}, "mlp_bias"},
+      {{{"model_type", "mistral"}, {"layer_types", {"full_attention", "full_attention", "full_attention"}}},
+       "layer_types"},
+      {{{"model_type", "qwen2"}, {"use_sliding_window", true}, {"layer_types", {"linear", "linear", "linear"}}},
+       "linear"},
   };
   for (const Refusal& refusal : refusals) {
     Json json = tiny("llama");
