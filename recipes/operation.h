@@ -4,7 +4,8 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
+#include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,7 +20,7 @@ enum class ParamType {
   kText,
   kInteger,
   kNumber,
-  kSize,   // "8GiB"
+  kSize,  // "8GiB"
   kFlag,
   kList,   // of texts; repeatable on the command line
   kModel,  // path of a model; in a recipe, possibly the name of an earlier stage. Its content enters the key
@@ -27,21 +28,25 @@ enum class ParamType {
 };
 
 struct ParamSpec {
-  std::string_view name;     // "sequence-length"; the option is --sequence-length
+  std::string_view name;  // "sequence-length"; the option is --sequence-length
   ParamType type;
-  std::string_view fallback; // default as text; empty: none
-  std::string_view help;     // with units
+  std::string_view fallback;  // default as text; empty: none
+  std::string_view help;      // with units
   bool required = false;
-  bool positional = false;   // MODEL, ARTIFACT, RECIPE
+  bool positional = false;        // MODEL, ARTIFACT, RECIPE
+  std::string_view choices = {};  // "none|activation": the only values; empty: any
+  double minimum = 0;             // of kInteger and kNumber, inclusive
+  double maximum = std::numeric_limits<double>::infinity();
 };
 
-// Checked values by name. A getter for a name that is not in the operation's table is our own bug and throws.
+// Checked values by name. A getter for a name that is not in the operation's table, of another type, or without a
+// value (see has) is our own bug and throws std::logic_error.
 class Params {
  public:
   Params(std::span<const ParamSpec> specs, Json values) : specs_(specs), values_(std::move(values)) {}
   bool has(std::string_view name) const;  // given, or has a default
   std::string text(std::string_view name) const;
-  int64_t integer(std::string_view name) const;
+  int64_t integer(std::string_view name) const;  // kInteger and kSize (bytes)
   double number(std::string_view name) const;
   bool flag(std::string_view name) const;
   std::vector<std::string> list(std::string_view name) const;
@@ -53,31 +58,45 @@ class Params {
   Json values_;
 };
 
-// Unknown names, missing required ones and values of the wrong type are usage Errors that name the nearest
-// valid name. `subject` says whose parameters they are ("quantize", "stage 'student'").
-Params check_params(std::span<const ParamSpec> specs, const Json& values, std::string_view subject);
+// How an error names a parameter: "--steps" on the command line, "quickstart.yaml:14: steps" in a recipe.
+using ParamLabel = std::function<std::string(std::string_view name)>;
 
-enum class OutputKind { kNone, kFile, kDirectory, kByFormat };  // kByFormat: export's PATH
+// Values are texts as they were typed, or JSON of the right type. Unknown names, missing required ones and values of
+// the wrong type or range are usage Errors of `operation` that name the parameter and the nearest valid name.
+Params check_params(std::span<const ParamSpec> specs, const Json& values, std::string_view operation,
+                    const ParamLabel& label = {});
+
+enum class OutputKind {
+  kNone,  // nothing; --output then takes the JSON object
+  kFile,
+  kDirectory,
+  kByFormat,   // export's PATH: a file when the parameter `format` is "gguf", else a directory
+  kWorkspace,  // a directory that is never staged: an existing one is continued. Empty: the command chooses a name
+};
 
 struct OperationResult {
-  Json json;              // what --json prints; for recipes, the metrics that gates can name
-  bool as_asked = true;   // false: exit code 3
-  std::string text;       // what a person reads: aligned lines, or a result such as generated text
+  Json json;             // what --json prints; for recipes, the metrics that gates can name
+  bool as_asked = true;  // false: exit code 3
+  std::string text;      // what a person reads: aligned lines, or a result such as generated text; one final
+                         // newline is added when it is printed
 };
 
 struct Operation {
   std::string_view name;
-  int version;             // raised when the same parameters and inputs give other bytes
+  int version;  // raised when the same parameters and inputs give other bytes
   std::string_view summary;
   std::span<const ParamSpec> params;
   OutputKind output;
-  bool stage;              // may stand in a recipe
-  bool resumable;          // an interrupted run leaves its state in `output`, and the next one finds it there
-  // `output` is the staged path to write to (empty for kNone); the caller commits it.
+  bool stage;      // may stand in a recipe
+  bool resumable;  // an interrupted run leaves its state in `output`, and the next one finds it there
+  // `output` is the staged path to write to (empty for kNone; a directory exists); the caller commits it.
   OperationResult (*run)(const Params& params, const std::filesystem::path& output, Context& context);
 };
 
-std::span<const Operation> operations();
-const Operation* find_operation(std::string_view name);
+// Whether the output is a directory; called for kFile, kDirectory and kByFormat.
+bool writes_directory(const Operation& operation, const Params& params);
+
+std::span<const Operation> operations();                                                   // the table in operations.cc
+const Operation* find_operation(std::span<const Operation> table, std::string_view name);  // nullptr: not there
 
 }  // namespace retort

@@ -1,0 +1,175 @@
+#include "cli/program.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <optional>
+#include <regex>
+
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/base/text.h"
+#include "recipes/staged_run.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+volatile sig_atomic_t g_signals = 0;
+
+// The first signal asks the command to stop at its next safe point, the second one stops it here.
+extern "C" void stop_on_signal(int) {
+  if (g_signals != 0) ::_exit(kInterrupted);
+  g_signals = 1;
+  request_interrupt();
+}
+
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = stop_on_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);  // a reader that has seen enough must not end a job of hours
+}
+
+void print(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+                       std::fputc('\n', stdout) != EOF && std::fflush(stdout) == 0;
+  if (!written && errno != EPIPE) fail("output", "standard output", std::strerror(errno));
+}
+
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+void check_device(const Operation& operation, const std::string& device) {
+  static const std::regex known("cpu|cuda(:[0-9]{1,3})?");
+  if (!std::regex_match(device, known))
+    fail_usage(operation.name, "--device", "'" + device + "' is no device", "Give cpu, cuda or cuda:N");
+}
+
+std::string output_path(const CommandLine& line) {
+  const OutputKind kind = line.operation->output;
+  if (line.shared.has("output") && !line.shared.text("output").empty()) return line.shared.text("output");
+  if (line.shared.has("output") || (kind != OutputKind::kNone && kind != OutputKind::kWorkspace))
+    fail_usage(line.operation->name, "--output",
+               line.shared.has("output") ? "the path is empty" : "it is required and was not given");
+  return {};
+}
+
+// Runs the command and puts its output in place.
+OperationResult execute(const CommandLine& line, Context& context) {
+  const Operation& operation = *line.operation;
+  const std::string path = output_path(line);
+  if (path.empty() || operation.output == OutputKind::kWorkspace) return operation.run(line.params, path, context);
+  const bool directory = operation.output != OutputKind::kNone && writes_directory(operation, line.params);
+  StagedOutput output(path, directory ? StagedOutput::Kind::kDirectory : StagedOutput::Kind::kFile,
+                      line.shared.flag("overwrite"), operation.resumable);
+  OperationResult result;
+  if (operation.output == OutputKind::kNone) {
+    result = operation.run(line.params, {}, context);
+    write_text_file(output.staging(), dump(result.json) + "\n");
+  } else {
+    result = run_into(operation, line.params, output, output.staging(), context);
+  }
+  output.commit();
+  return result;
+}
+
+void report(const CommandLine& line, const OperationResult& result, ProgressSink& progress) {
+  if (!result.as_asked) progress.message("finished, but not as asked: the result says where");
+  if (line.shared.flag("json"))
+    print(dump(result.json));
+  else if (!result.text.empty() || line.operation->output == OutputKind::kNone)
+    print(result.text);
+}
+
+int run_command(const CommandLine& line) {
+  const Params& shared = line.shared;
+  const auto started = std::chrono::steady_clock::now();
+  ThreadPool threads(shared.has("threads") ? static_cast<int>(shared.integer("threads")) : 0);
+  TerminalProgress progress(stderr, shared.flag("quiet"));
+  Context context{threads, progress};
+  context.memory_limit = shared.has("memory") ? static_cast<uint64_t>(shared.integer("memory")) : 0;
+  context.seed = static_cast<uint64_t>(shared.integer("seed"));
+  context.device = shared.text("device");
+  check_device(*line.operation, context.device);
+  if (shared.flag("verbose"))
+    progress.message(fmt::format("{}: device {}, {} threads, seed {}", line.operation->name, context.device,
+                                 threads.size(), context.seed));
+  const OperationResult result = execute(line, context);
+  if (shared.flag("verbose")) {
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
+    progress.message(fmt::format("{}: {:.2f} s, peak memory {}", line.operation->name, seconds.count(),
+                                 format_bytes(peak_resident_bytes())));
+  }
+  report(line, result, progress);
+  return result.as_asked ? kDone : kNotAsAsked;
+}
+
+int dispatch(std::span<const Operation> table, const char* version, const std::vector<std::string>& arguments) {
+  if (arguments.empty()) fail_usage("usage", "COMMAND", "it is missing", "`retort --help` lists the commands");
+  const std::string& first = arguments.front();
+  if (first == "--version" || first == "--help" || first == "-h") {
+    print(first == "--version" ? version : program_help(table));
+    return kDone;
+  }
+  if (first.starts_with('-')) fail_usage("usage", first, "a command comes first", "`retort --help` lists the commands");
+  const CommandLine line = parse_command_line(table, arguments);
+  if (!line.help) return run_command(line);
+  print(command_help(*line.operation));
+  return kDone;
+}
+
+// The one line that begins with "retort:", whatever the message holds.
+int complain(int code, std::string message) {
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  std::fprintf(stderr, "retort: %s\n", message.c_str());
+  std::fflush(stderr);
+  return code;
+}
+
+std::string first_line(const char* text) {
+  const std::string_view whole(text);
+  return std::string(whole.substr(0, whole.find('\n')));
+}
+
+int exit_code_of(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kUsage: return kWrongUsage;
+    case ErrorKind::kInterrupted: return kInterrupted;
+    case ErrorKind::kFailed: break;
+  }
+  return kFailed;
+}
+
+}  // namespace
+
+int run_program(std::span<const Operation> table, const char* version, int argc, char** argv) {
+  install_signal_handlers();
+  const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  const std::string command = arguments.empty() ? "usage" : arguments.front();
+  try {
+    return dispatch(table, version, arguments);
+  } catch (const Error& e) {
+    return complain(exit_code_of(e.kind()), e.what());
+  } catch (const fs::filesystem_error& e) {
+    return complain(kFailed, "[" + command + "] " + e.path1().string() + ": " + e.code().message());
+  } catch (const std::bad_alloc&) {
+    return complain(kFailed,
+                    "[" + command + "] memory: there is not enough. Free some, or give --memory a smaller cap");
+  } catch (const std::exception& e) {
+    return complain(kFailed, "[" + command + "] unexpected error: " + first_line(e.what()));
+  }
+}
+
+}  // namespace retort

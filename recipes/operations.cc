@@ -1,0 +1,14 @@
+#include <vector>
+
+#include "recipes/operation.h"
+#include "recipes/operations/rows.h"
+
+namespace retort {
+
+std::span<const Operation> operations() {
+  // In the order of `retort --help`. A local static: rows of other files are complete when it is first used.
+  static const std::vector<Operation> table{};
+  return table;
+}
+
+}  // namespace retort
