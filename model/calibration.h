@@ -1,0 +1,20 @@
+// Calibration text as the pruner and the calibrated quantizers take it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "core/checkpoint/model_source.h"
+
+namespace retort {
+
+// Token ids [windows, length], int64 on the CPU: the text at `path` (read_corpus), tokenized once and whole, cut into
+// windows of `length` tokens (0: min(512, the model's context length)), of which at most `samples`, evenly spread
+// over the text, are taken. A text shorter than one window and a length beyond the context are Errors of `operation`.
+at::Tensor calibration_windows(const ModelSource& source, const std::string& path, int64_t samples, int64_t length,
+                               std::string_view operation);
+
+}  // namespace retort
