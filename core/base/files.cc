@@ -129,6 +129,15 @@ void OutputFile::pad_to(uint64_t alignment) {
   write(zeros);
 }
 
+void OutputFile::overwrite(uint64_t position, std::span<const std::byte> bytes) {
+  const uint64_t end = position_;
+  if (position + bytes.size() > end) fail("write", impl_->path.string(), "only written bytes can be replaced");
+  if (::fseeko(impl_->file, static_cast<off_t>(position), SEEK_SET) != 0) fail_errno("write", impl_->path);
+  write(bytes);
+  if (::fseeko(impl_->file, 0, SEEK_END) != 0) fail_errno("write", impl_->path);
+  position_ = end;
+}
+
 void OutputFile::close() {
   std::FILE* file = std::exchange(impl_->file, nullptr);
   if (std::fclose(file) != 0) fail_errno("write", impl_->path);

@@ -51,6 +51,8 @@ class OutputFile {
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
   void pad_to(uint64_t alignment);  // zero bytes up to a multiple of `alignment`
+  // Replaces bytes that were already written; writing goes on at the end.
+  void overwrite(uint64_t position, std::span<const std::byte> bytes);
   uint64_t position() const { return position_; }
   void close();  // flushes; errors are thrown here, not in the destructor
 

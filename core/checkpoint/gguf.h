@@ -52,7 +52,9 @@ class GgufFile {
  public:
   explicit GgufFile(const std::filesystem::path& path);
   const GgufHeader& header() const { return header_; }
-  std::span<const std::byte> data(const GgufTensorInfo& info) const { return file_.bytes().subspan(info.offset, info.bytes); }
+  std::span<const std::byte> data(const GgufTensorInfo& info) const {
+    return file_.bytes().subspan(info.offset, info.bytes);
+  }
   const MappedFile& file() const { return file_; }
 
  private:

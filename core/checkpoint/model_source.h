@@ -12,6 +12,7 @@
 
 #include "core/arch/family.h"
 #include "core/arch/model_config.h"
+#include "core/base/json.h"
 #include "core/pack/quantized_matrix.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -55,9 +56,9 @@ class ModelSource {
   virtual std::string chat_template() const = 0;             // empty: none
   virtual std::unique_ptr<Tokenizer> tokenizer() const = 0;  // throws when there is none
 
-  const ModelTensor* find(std::string_view name) const;      // nullptr: not there
-  const ModelTensor& at(std::string_view name) const;        // throws naming the model and the tensor
-  std::vector<float> read_f32(const ModelTensor&) const;     // the whole tensor
+  const ModelTensor* find(std::string_view name) const;   // nullptr: not there
+  const ModelTensor& at(std::string_view name) const;     // throws naming the model and the tensor
+  std::vector<float> read_f32(const ModelTensor&) const;  // the whole tensor
   const SideFile* side_file(std::string_view name) const;
 };
 
@@ -71,7 +72,7 @@ struct TensorReport {
   double relative_error = 0;  // ||W - Wq||_F / ||W||_F
   std::string fallback;       // empty: as asked
   double seconds = 0;
-  Json details;               // method-specific: damping, fallback of the solver, ...
+  Json details;  // method-specific: damping, fallback of the solver, ...
 };
 
 // Writes a Hugging Face directory (all tensors dense) or a native quantized one (config.json then carries

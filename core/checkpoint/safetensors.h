@@ -25,15 +25,17 @@ struct TensorInfo {
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
-  std::span<const TensorInfo> tensors() const { return tensors_; }
-  std::span<const std::byte> data(const TensorInfo& info) const { return file_.bytes().subspan(info.offset, info.bytes); }
+  std::span<const TensorInfo> tensors() const { return tensors_; }  // in the order of their data
+  std::span<const std::byte> data(const TensorInfo& info) const {
+    return file_.bytes().subspan(info.offset, info.bytes);
+  }
   const Json& metadata() const { return metadata_; }
   const MappedFile& file() const { return file_; }
 
  private:
   MappedFile file_;
-  std::vector<TensorInfo> tensors_;
   Json metadata_;
+  std::vector<TensorInfo> tensors_;
 };
 
 // Parses and checks a header: `file_size` is the size of the whole file whose first bytes `head` holds.
@@ -41,8 +43,11 @@ class SafetensorsFile {
 std::vector<TensorInfo> parse_safetensors_header(std::span<const std::byte> head, uint64_t file_size,
                                                  std::string_view label, Json* metadata);
 
-// Streams tensors into one file, or into shards of at most `max_shard_bytes` with model.safetensors.index.json.
-// add() appends to a data file at once; finish() writes headers and, last, the index.
+// Streams tensors into model.safetensors, or into shards of at most `max_shard_bytes` (a larger tensor gets one of
+// its own) with model.safetensors.index.json. Files carry temporary names until finish(), which writes the index
+// last; without finish() the destructor removes them.
+// The header stands before the data but is known only after it: a shard is buffered while it is small (16 MiB), and
+// above that gets 1 MiB of blanks, which the format allows, in which the header is written at the end.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(std::filesystem::path directory, uint64_t max_shard_bytes = 5'000'000'000);

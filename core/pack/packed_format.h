@@ -41,8 +41,12 @@ struct PackedFormat {
 };
 
 // "native": codes (bit-packed, low bits first), scales (f16), zeros (u8), groups (i32);
-// "q8_0", "q4_0": GGUF blocks; "gptq": v1; "matmulnbits": ONNX Runtime.
+// "q8_0", "q4_0": GGUF blocks; "gptq", "gptq_v2"; "matmulnbits": ONNX Runtime.
 std::span<const PackedFormat> packed_formats();
 const PackedFormat& packed_format(std::string_view name);  // an unknown name is our own bug: throws
+// The layout in which native directories and GGUF files store a matrix: "native", or its block type's own.
+const PackedFormat& storage_format(const Scheme& scheme);
+// Views that live as long as `parts`.
+std::vector<PackedPartView> views_of(std::span<const PackedPart> parts);
 
 }  // namespace retort

@@ -2,11 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
 
 #include "core/base/error.h"
 
 namespace retort {
+namespace {
+
+template <typename T>
+bool all_equal(const std::vector<T>& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+}
+
+}  // namespace
 
 QuantizedMatrix make_quantized(const Scheme& scheme, int64_t rows, int64_t cols) {
   QuantizedMatrix m{
@@ -43,6 +52,10 @@ void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
   if (std::any_of(m.zeros.begin(), m.zeros.end(), above)) bad("a zero point is out of range");
   if (!std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return std::isfinite(s); }))
     bad("a scale is not finite");
+  if (!std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return f16_to_f32(f32_to_f16(s)) == s; }))
+    bad("a scale is not an f16 value");
+  if (m.scheme.granularity == Granularity::kTensor && !(all_equal(m.scales) && all_equal(m.zeros)))
+    bad("the rows of a matrix with one scale for the tensor have different ones");
   if (m.column_group.empty()) return;
   if (m.column_group.size() != static_cast<size_t>(m.cols)) bad("the group index does not name every column");
   for (const int32_t group : m.column_group)

@@ -10,6 +10,7 @@
 namespace retort {
 
 // [rows = out features, cols = in features], row-major, columns in the order of the checkpoint.
+// With one scale for the tensor, every row holds the same one.
 // w[r][c] = scales[r][g] * (codes[r][c] - zeros[r][g]) with g = group_of(c).
 struct QuantizedMatrix {
   Scheme scheme;  // never dense

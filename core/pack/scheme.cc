@@ -83,10 +83,14 @@ std::vector<std::string> example_names() {
 
 }  // namespace
 
-Scheme parse_scheme(std::string_view text) {
+std::optional<Scheme> find_scheme(std::string_view text) {
   for (const NamedScheme& named : kNamed)
     if (named.name == text) return named.scheme;
-  if (const auto scheme = parse_integer_scheme(text)) return *scheme;
+  return parse_integer_scheme(text);
+}
+
+Scheme parse_scheme(std::string_view text) {
+  if (const auto scheme = find_scheme(text)) return *scheme;
   fail_usage("options", "--scheme", "'" + std::string(text) + "' is not a scheme",
              "The nearest valid one is " + nearest_name(text, example_names()));
 }
@@ -111,10 +115,8 @@ Scheme fallback_scheme(const Scheme& scheme) {
 
 double bits_per_weight(const Scheme& scheme, int64_t rows, int64_t cols) {
   if (scheme.is_dense()) return static_cast<double>(size_of(*scheme.dense)) * 8;
-  const bool one = scheme.granularity == Granularity::kTensor;
-  const auto scales = static_cast<double>(one ? 1 : rows * scheme.groups(cols));
-  const double per_scale = scheme.symmetric ? 16 : 16 + scheme.bits;
-  return scheme.bits + scales * per_scale / (static_cast<double>(rows) * static_cast<double>(cols));
+  const int64_t row_bits = (cols * scheme.bits + 7) / 8 * 8 + scheme.groups(cols) * (scheme.symmetric ? 16 : 24);
+  return static_cast<double>(rows * row_bits) / static_cast<double>(rows * cols);
 }
 
 }  // namespace retort

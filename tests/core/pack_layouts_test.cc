@@ -27,6 +27,7 @@ QuantizedMatrix random_matrix(const char* scheme, int64_t rows, int64_t cols) {
   std::mt19937 random(1);
   for (auto& code : m.codes) code = static_cast<uint8_t>(random() & m.scheme.max_code());
   for (auto& zero : m.zeros) zero = static_cast<uint8_t>(random() & m.scheme.max_code());
+  if (m.scheme.granularity == Granularity::kTensor) std::fill(m.scales.begin(), m.scales.end(), m.scales[0]);
   return m;
 }
 

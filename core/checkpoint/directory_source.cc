@@ -1,0 +1,273 @@
+// Hugging Face directories, and native quantized ones: the same with quantized matrices in several parts.
+#include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "core/base/error.h"
+#include "core/checkpoint/shard_set.h"
+#include "core/checkpoint/sources.h"
+#include "core/pack/packed_format.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+constexpr std::array kPartNames{"codes", "scales", "zeros", "groups", "blocks"};
+
+// One tensor of the model: a dense one has a single part without a name.
+struct Entry {
+  std::vector<std::string_view> names;
+  std::vector<StoredTensor> parts;
+};
+
+DType dense_type(DType stored) { return stored == DType::kF16 || stored == DType::kBF16 ? stored : DType::kF32; }
+
+std::string text_of(const std::vector<int64_t>& shape) { return Json(shape).dump(); }
+
+// generation_config.json wins over config.json: it is what transformers generates by.
+void read_eos_ids(const SideFile* file, ModelConfig& config, const std::string& label) {
+  if (file == nullptr) return;
+  const Json json = parse_json(file->bytes, label);
+  const auto eos = json.is_object() ? json.find("eos_token_id") : json.end();
+  if (!json.is_object() || eos == json.end() || eos->is_null()) return;
+  config.eos_ids.clear();
+  for (const Json& id : eos->is_array() ? *eos : Json::array({*eos})) {
+    if (!id.is_number_integer()) fail("config", label, "eos_token_id is not a number or a list of numbers");
+    config.eos_ids.push_back(id.get<int64_t>());
+  }
+}
+
+class DirectorySource final : public ModelSource {
+ public:
+  explicit DirectorySource(const fs::path& path)
+      : path_(path), config_(parse_config(read_config(), (path / "config.json").string())), shards_(path) {
+    side_files_ = read_side_files(path);
+    read_eos_ids(side_file("generation_config.json"), config_, (path / "generation_config.json").string());
+    read_schemes();
+    for (const ExpectedTensor& expected : expected_tensors(config_)) add(expected);
+    if (!schemes_.empty())
+      fail("checkpoint", path_.string(),
+           "quantization_config names '" + schemes_.begin()->first + "', which is not a matrix of this model");
+    list_extras();
+  }
+
+  const fs::path& path() const override { return path_; }
+  std::string_view container() const override { return native_ ? "native" : "huggingface"; }
+  const ModelConfig& config() const override { return config_; }
+  std::span<const ModelTensor> tensors() const override { return tensors_; }
+  std::span<const std::string> problems() const override { return problems_; }
+  std::span<const SideFile> side_files() const override { return side_files_; }
+  std::string chat_template() const override { return chat_template_of_side_files(*this); }
+  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(*this); }
+
+  void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
+  void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;
+  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override {
+    return read_rows(tensor, 0, tensor.rows());
+  }
+
+ private:
+  Json read_config() const;
+  void read_schemes();
+  void add(const ExpectedTensor& expected);
+  void add_dense(const ExpectedTensor& expected);
+  void add_quantized(const ExpectedTensor& expected, const Scheme& scheme);
+  [[noreturn]] void missing(const ExpectedTensor& expected) const;
+  void check_tied_head();
+  void list_extras();
+
+  const Entry& entry(const ModelTensor& tensor) const;
+  QuantizedMatrix read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
+  static void release(const StoredTensor& stored, std::span<const std::byte> rows);
+
+  fs::path path_;
+  ModelConfig config_;
+  ShardSet shards_;
+  bool native_ = false;
+  std::unordered_map<std::string, Scheme> schemes_;  // of the quantized tensors not yet added
+  std::vector<ModelTensor> tensors_;
+  std::unordered_map<std::string, Entry> entries_;
+  std::unordered_set<std::string> used_;  // stored tensors that belong to the model
+  std::vector<std::string> problems_;
+  std::vector<SideFile> side_files_;
+};
+
+Json DirectorySource::read_config() const {
+  if (!fs::exists(path_ / "config.json")) fail("checkpoint", path_.string(), "there is no config.json");
+  return read_json_file(path_ / "config.json");
+}
+
+void DirectorySource::read_schemes() {
+  const std::string label = (path_ / "config.json").string();
+  const auto quantization = config_.json.find("quantization_config");
+  if (quantization == config_.json.end() || quantization->is_null()) return;
+  if (!quantization->is_object()) fail("checkpoint", label, "quantization_config is not an object");
+  const auto method = json_value<std::string>(*quantization, "quant_method", "(unnamed)", label);
+  if (method != "retort")
+    fail("checkpoint", path_.string(), "checkpoints quantized by '" + method + "' are not read yet");
+  if (const auto version = json_required<int64_t>(*quantization, "version", label); version != 1)
+    fail("checkpoint", label, "the version " + std::to_string(version) + " of the quantized layout is not known",
+         "This program reads version 1");
+  const auto tensors = quantization->find("tensors");
+  if (tensors == quantization->end() || !tensors->is_object())
+    fail("checkpoint", label, "quantization_config has no object 'tensors'");
+  native_ = true;
+  for (const auto& [name, scheme] : tensors->items()) {
+    const auto parsed = scheme.is_string() ? find_scheme(scheme.get<std::string>()) : std::nullopt;
+    if (!parsed || parsed->is_dense())
+      fail("checkpoint", label, "the scheme " + scheme.dump() + " of the tensor '" + name + "' is not known");
+    schemes_.emplace(name, *parsed);
+  }
+}
+
+void DirectorySource::missing(const ExpectedTensor& expected) const {
+  fail("checkpoint", path_.string(), "the tensor '" + expected.name + "' is missing");
+}
+
+void DirectorySource::add(const ExpectedTensor& expected) {
+  const auto scheme = schemes_.find(expected.name);
+  if (scheme == schemes_.end()) return add_dense(expected);
+  add_quantized(expected, scheme->second);
+  schemes_.erase(scheme);
+}
+
+void DirectorySource::add_dense(const ExpectedTensor& expected) {
+  const StoredTensor* stored = shards_.find(expected.name);
+  if (stored == nullptr) missing(expected);
+  if (stored->info->shape != expected.shape)
+    fail("checkpoint", stored->file->file().path().string(),
+         "the tensor '" + expected.name + "' has the shape " + text_of(stored->info->shape) +
+             "; config.json asks for " + text_of(expected.shape));
+  const DType stored_type = stored->info->dtype, type = dense_type(stored_type);
+  if (stored_type != type)
+    problems_.push_back("the tensor '" + expected.name + "' is stored as " + std::string(name_of(stored_type)) +
+                        " and read as f32");
+  used_.insert(expected.name);
+  entries_.emplace(expected.name, Entry{{""}, {*stored}});
+  tensors_.push_back({expected.name, expected.shape, parse_scheme(name_of(type)), stored->info->bytes});
+}
+
+void DirectorySource::add_quantized(const ExpectedTensor& expected, const Scheme& scheme) {
+  if (expected.shape.size() != 2) fail("checkpoint", path_.string(), "'" + expected.name + "' is not a matrix");
+  ModelTensor tensor{expected.name, expected.shape, scheme, 0};
+  Entry entry;
+  for (const char* part : kPartNames) {
+    const std::string name = expected.name + "." + part;
+    const StoredTensor* stored = shards_.find(name);
+    if (stored == nullptr) continue;
+    used_.insert(name);
+    entry.names.push_back(part);
+    entry.parts.push_back(*stored);
+    tensor.bytes += stored->info->bytes;
+  }
+  if (entry.parts.empty()) missing(expected);
+  entries_.emplace(expected.name, std::move(entry));
+  read_rows(tensor, 0, 1);  // checks the types and shapes of all parts
+  tensors_.push_back(std::move(tensor));
+}
+
+// A tied model may store its head all the same. transformers versions disagree on which of two different matrices
+// counts, so only an equal one is accepted.
+void DirectorySource::check_tied_head() {
+  const std::string name = tensor_name(config_, Role::kHead), embedding = tensor_name(config_, Role::kEmbedding);
+  const StoredTensor* head = shards_.find(name);
+  const StoredTensor* table = shards_.find(embedding);
+  if (!config_.tied_embeddings || head == nullptr || used_.contains(name)) return;
+  const bool equal =
+      table != nullptr && head->info->dtype == table->info->dtype && std::ranges::equal(head->bytes(), table->bytes());
+  if (!equal)
+    fail(
+        "checkpoint", path_.string(),
+        "config.json ties the head to the embedding, but '" + name + "' is stored and differs from '" + embedding + "'",
+        "Set tie_word_embeddings to false to use it, or remove the tensor");
+  used_.insert(name);
+  problems_.push_back("the tensor '" + name + "' repeats '" + embedding + "' and is ignored: the model is tied");
+}
+
+void DirectorySource::list_extras() {
+  check_tied_head();
+  std::vector<std::string> names;
+  for (const StoredTensor& stored : shards_.tensors())
+    if (!used_.contains(stored.info->name)) names.push_back(stored.info->name);
+  list_extra_tensors(names, problems_);
+}
+
+const Entry& DirectorySource::entry(const ModelTensor& tensor) const {
+  const auto at = entries_.find(tensor.name);
+  if (at == entries_.end()) fail("checkpoint", path_.string(), "there is no tensor '" + tensor.name + "'");
+  return at->second;
+}
+
+// Pages of a large read are dropped, so that a command's memory is that of the tensors it holds.
+void DirectorySource::release(const StoredTensor& stored, std::span<const std::byte> rows) {
+  if (rows.size() >= 1 << 16)
+    stored.file->file().release(static_cast<uint64_t>(rows.data() - stored.file->file().bytes().data()), rows.size());
+}
+
+QuantizedMatrix DirectorySource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
+  if (tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is not quantized");
+  const Entry& stored = entry(tensor);
+  const std::string subject = path_.string() + " tensor '" + tensor.name + "'";
+  std::vector<PackedPartView> views;
+  for (size_t i = 0; i < stored.parts.size(); ++i) {
+    const TensorInfo& info = *stored.parts[i].info;
+    PackedPartView view{stored.names[i], info.dtype, info.shape, stored.parts[i].bytes()};
+    if (info.shape.size() == 2) {  // a part by rows; the others belong to the whole matrix
+      if (info.shape[0] != tensor.rows())
+        fail("unpack", subject, "'" + std::string(view.name) + "' has the wrong shape");
+      const size_t row_bytes = view.bytes.size() / static_cast<size_t>(tensor.rows());
+      view.shape[0] = count;
+      view.bytes = view.bytes.subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
+    }
+    views.push_back(std::move(view));
+  }
+  QuantizedMatrix matrix = storage_format(tensor.scheme).unpack(tensor.scheme, count, tensor.cols(), views, subject);
+  for (size_t i = 0; i < views.size(); ++i) release(stored.parts[i], views[i].bytes);
+  return matrix;
+}
+
+void DirectorySource::read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const {
+  check_rows(tensor, first, count, out.size(), static_cast<size_t>(count * tensor.cols()));
+  if (!tensor.scheme.is_dense()) return dequantize_rows(read_rows(tensor, first, count), 0, count, out);
+  const StoredTensor& stored = entry(tensor).parts.front();
+  const size_t row_bytes = stored.info->bytes / static_cast<size_t>(tensor.rows());
+  const auto rows =
+      stored.bytes().subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
+  decode_to_f32(stored.info->dtype, rows, out);
+  release(stored, rows);
+}
+
+void DirectorySource::read_dense(const ModelTensor& tensor, int64_t first, int64_t count,
+                                 std::span<std::byte> out) const {
+  if (!tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is quantized");
+  const size_t elements = static_cast<size_t>(count * tensor.cols());
+  check_rows(tensor, first, count, out.size(), elements * size_of(*tensor.scheme.dense));
+  const StoredTensor& stored = entry(tensor).parts.front();
+  if (stored.info->dtype != *tensor.scheme.dense) {
+    std::vector<float> values(elements);
+    read_f32(tensor, first, count, values);
+    return encode_from_f32(*tensor.scheme.dense, values, out);
+  }
+  const size_t row_bytes = stored.info->bytes / static_cast<size_t>(tensor.rows());
+  const auto rows = stored.bytes().subspan(static_cast<size_t>(first) * row_bytes, out.size());
+  std::ranges::copy(rows, out.begin());
+  release(stored, rows);
+}
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_directory(const fs::path& directory) {
+  return std::make_unique<DirectorySource>(directory);
+}
+
+void list_extra_tensors(const std::vector<std::string>& names, std::vector<std::string>& problems) {
+  constexpr size_t kListed = 16;
+  for (size_t i = 0; i < std::min(names.size(), kListed); ++i)
+    problems.push_back("the tensor '" + names[i] + "' does not belong to a model of this configuration and is ignored");
+  if (names.size() > kListed)
+    problems.push_back("and " + std::to_string(names.size() - kListed) + " more such tensors");
+}
+
+}  // namespace retort

@@ -1,0 +1,59 @@
+#include "core/base/error.h"
+#include "core/checkpoint/model_source.h"
+#include "core/checkpoint/safetensors.h"
+#include "core/pack/packed_format.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+
+struct ModelWriter::Impl {
+  explicit Impl(fs::path path) : directory(std::move(path)), tensors(directory) {}
+  fs::path directory;
+  SafetensorsWriter tensors;
+  Json schemes = Json::object();
+};
+
+ModelWriter::ModelWriter(fs::path directory, std::span<const SideFile> side_files)
+    : impl_(std::make_unique<Impl>(std::move(directory))) {
+  for (const SideFile& file : side_files) {
+    const fs::path path = impl_->directory / file.name;
+    fs::create_directories(path.parent_path());
+    write_text_file(path, file.bytes);
+  }
+}
+
+ModelWriter::~ModelWriter() = default;
+
+void ModelWriter::add_dense(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                            std::span<const std::byte> bytes) {
+  impl_->tensors.add(name, dtype, shape, bytes);
+}
+
+void ModelWriter::add_f32(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                          std::span<const float> values) {
+  std::vector<std::byte> bytes(values.size() * size_of(dtype));
+  encode_from_f32(dtype, values, bytes);
+  impl_->tensors.add(name, dtype, shape, bytes);
+}
+
+void ModelWriter::add_quantized(const std::string& name, const QuantizedMatrix& matrix) {
+  check_matrix(matrix, name);
+  const PackedFormat& format = storage_format(matrix.scheme);
+  if (const std::string reason = format.refuses(matrix); !reason.empty()) fail("checkpoint", name, reason);
+  for (const PackedPart& part : format.pack(matrix))
+    impl_->tensors.add(name + "." + std::string(part.name), part.dtype, part.shape, part.bytes);
+  impl_->schemes[name] = name_of(matrix.scheme);
+}
+
+void ModelWriter::finish(const Json& config_json, const Json& report) {
+  impl_->tensors.finish();
+  Json config = config_json;
+  config.erase("quantization_config");
+  if (!impl_->schemes.empty())
+    config["quantization_config"] = {{"quant_method", "retort"}, {"version", 1}, {"tensors", impl_->schemes}};
+  if (!report.is_null()) write_text_file(impl_->directory / "retort.json", report.dump(2) + "\n");
+  write_text_file(impl_->directory / "config.json", config.dump(2) + "\n");
+}
+
+}  // namespace retort

@@ -1,0 +1,79 @@
+#include <algorithm>
+#include <array>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/checkpoint/sources.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+constexpr std::array kNames{
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+};
+constexpr const char* kTemplates = "additional_chat_templates";  // transformers 4.50 and later: NAME.jinja
+
+Json json_side_file(const ModelSource& source, std::string_view name) {
+  const SideFile* file = source.side_file(name);
+  return file == nullptr ? Json() : parse_json(file->bytes, (source.path() / name).string());
+}
+
+// tokenizer_config.json holds one template, or a list of {"name", "template"} of which "default" is the one.
+std::string template_of(const Json& value, const std::string& label) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return {};
+  for (const Json& entry : value)
+    if (entry.is_object() && json_value<std::string>(entry, "name", "", label) == "default")
+      return json_required<std::string>(entry, "template", label);
+  return {};
+}
+
+}  // namespace
+
+std::vector<SideFile> read_side_files(const fs::path& directory) {
+  std::vector<SideFile> files;
+  for (const char* name : kNames)
+    if (fs::is_regular_file(directory / name)) files.push_back({name, read_text_file(directory / name)});
+  std::vector<fs::path> templates;
+  if (fs::is_directory(directory / kTemplates))
+    for (const auto& entry : fs::directory_iterator(directory / kTemplates))
+      if (entry.is_regular_file() && entry.path().extension() == ".jinja") templates.push_back(entry.path());
+  std::sort(templates.begin(), templates.end());
+  for (const fs::path& path : templates)
+    files.push_back({std::string(kTemplates) + "/" + path.filename().string(), read_text_file(path)});
+  return files;
+}
+
+std::string chat_template_of_side_files(const ModelSource& source) {
+  if (const SideFile* file = source.side_file("chat_template.jinja")) return file->bytes;
+  for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
+    const Json json = json_side_file(source, name);
+    if (json.is_object() && json.contains("chat_template"))
+      return template_of(json["chat_template"], (source.path() / name).string());
+  }
+  return {};
+}
+
+std::unique_ptr<Tokenizer> tokenizer_from_side_files(const ModelSource& source) {
+  const std::string label = source.path().string();
+  const SideFile* settings = source.side_file("tokenizer_config.json");
+  const std::string_view config = settings == nullptr ? std::string_view() : settings->bytes;
+  if (const SideFile* file = source.side_file("tokenizer.json"))
+    return tokenizer_from_json(file->bytes, config, label + "/tokenizer.json");
+  if (const SideFile* file = source.side_file("tokenizer.model"))
+    return tokenizer_from_sentencepiece(std::as_bytes(std::span(file->bytes)), config, label + "/tokenizer.model");
+  fail("tokenizer", label, "there is neither a tokenizer.json nor a tokenizer.model");
+}
+
+}  // namespace retort

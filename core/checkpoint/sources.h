@@ -1,0 +1,21 @@
+// The kinds of ModelSource, and what they share. Internal to this folder.
+#pragma once
+
+#include "core/checkpoint/model_source.h"
+
+namespace retort {
+
+std::unique_ptr<ModelSource> open_directory(const std::filesystem::path& directory);
+std::unique_ptr<ModelSource> open_gguf(const std::filesystem::path& path);
+
+// Our own bug when it throws: rows outside the tensor, or a buffer of `given` elements instead of `needed`.
+void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t given, size_t needed);
+
+// From tokenizer.json or, without it, tokenizer.model, and tokenizer_config.json.
+std::unique_ptr<Tokenizer> tokenizer_from_side_files(const ModelSource& source);
+std::string chat_template_of_side_files(const ModelSource& source);
+
+// The lines that tell of `names`, tensors that the configuration does not ask for; a long list is cut.
+void list_extra_tensors(const std::vector<std::string>& names, std::vector<std::string>& problems);
+
+}  // namespace retort

@@ -1,0 +1,82 @@
+// The native layout: codes [rows, row bytes] with the low bits first, each row starting on a byte; scales and zeros
+// [rows, groups]; with activation order, the group of each column.
+#include <cstring>
+
+#include "core/pack/formats.h"
+#include "core/pack/parts.h"
+
+namespace retort {
+namespace {
+
+int64_t row_bytes_of(int64_t codes, int bits) { return (codes * bits + 7) / 8; }
+
+void pack_row(std::span<const uint8_t> codes, int bits, uint8_t* out) {
+  uint32_t pending = 0;
+  int filled = 0;
+  for (const uint8_t code : codes) {
+    pending |= static_cast<uint32_t>(code) << filled;
+    for (filled += bits; filled >= 8; filled -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
+  }
+  if (filled > 0) *out = static_cast<uint8_t>(pending);
+}
+
+void unpack_row(const uint8_t* packed, int bits, std::span<uint8_t> codes) {
+  const uint32_t mask = (1u << bits) - 1;
+  uint32_t pending = 0;
+  int filled = 0;
+  for (uint8_t& code : codes) {
+    if (filled < bits) {
+      pending |= static_cast<uint32_t>(*packed++) << filled;
+      filled += 8;
+    }
+    code = static_cast<uint8_t>(pending & mask);
+    pending >>= bits;
+    filled -= bits;
+  }
+}
+
+template <typename Codes>
+auto row_of(Codes& codes, int64_t row, int64_t cols) {
+  return std::span(codes).subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
+}
+
+std::string refuses(const QuantizedMatrix&) { return {}; }
+
+std::vector<PackedPart> pack(const QuantizedMatrix& m) {
+  const int64_t row_bytes = row_bytes_of(m.cols, m.scheme.bits), groups = m.groups();
+  std::vector<uint8_t> codes(static_cast<size_t>(m.rows * row_bytes));
+  for (int64_t r = 0; r < m.rows; ++r)
+    pack_row(row_of(m.codes, r, m.cols), m.scheme.bits, codes.data() + r * row_bytes);
+  std::vector<uint16_t> scales(m.scales.size());
+  std::ranges::transform(m.scales, scales.begin(), f32_to_f16);
+  std::vector<PackedPart> parts;
+  parts.push_back(make_part("codes", DType::kU8, {m.rows, row_bytes}, codes));
+  parts.push_back(make_part("scales", DType::kF16, {m.rows, groups}, scales));
+  if (!m.zeros.empty()) parts.push_back(make_part("zeros", DType::kU8, {m.rows, groups}, m.zeros));
+  if (!m.column_group.empty()) parts.push_back(make_part("groups", DType::kI32, {m.cols}, m.column_group));
+  return parts;
+}
+
+QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+                       std::string_view subject) {
+  if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
+  const int64_t row_bytes = row_bytes_of(cols, scheme.bits), groups = scheme.groups(cols);
+  const PackedPartView& codes = require_part(parts, "codes", DType::kU8, {rows, row_bytes}, subject);
+  const PackedPartView& scales = require_part(parts, "scales", DType::kF16, {rows, groups}, subject);
+  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  const auto* packed = reinterpret_cast<const uint8_t*>(codes.bytes.data());
+  for (int64_t r = 0; r < rows; ++r) unpack_row(packed + r * row_bytes, scheme.bits, row_of(m.codes, r, cols));
+  decode_to_f32(DType::kF16, scales.bytes, m.scales);
+  if (!scheme.symmetric)
+    m.zeros = values_of<uint8_t>(require_part(parts, "zeros", DType::kU8, {rows, groups}, subject));
+  if (std::ranges::any_of(parts, [](const PackedPartView& part) { return part.name == "groups"; }))
+    m.column_group = values_of<int32_t>(require_part(parts, "groups", DType::kI32, {cols}, subject));
+  check_matrix(m, subject);
+  return m;
+}
+
+}  // namespace
+
+const PackedFormat kNativeFormat{"native", refuses, pack, unpack};
+
+}  // namespace retort

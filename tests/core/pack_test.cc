@@ -1,0 +1,240 @@
+// Schemes, matrices, and the layouts of native directories and GGUF blocks.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <random>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/pack/ggml_blocks.h"
+#include "core/pack/packed_format.h"
+
+namespace retort {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+QuantizedMatrix random_matrix(const Scheme& scheme, int64_t rows, int64_t cols, unsigned seed = 1) {
+  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  std::mt19937 random(seed);
+  for (auto& code : m.codes) code = static_cast<uint8_t>(random() & scheme.max_code());
+  for (auto& zero : m.zeros) zero = static_cast<uint8_t>(random() & scheme.max_code());
+  for (auto& scale : m.scales) scale = f16_to_f32(static_cast<uint16_t>(random() % 0x7c00));
+  if (scheme.granularity == Granularity::kTensor) {
+    std::fill(m.scales.begin(), m.scales.end(), m.scales[0]);
+    if (!m.zeros.empty()) std::fill(m.zeros.begin(), m.zeros.end(), m.zeros[0]);
+  }
+  return m;
+}
+
+std::vector<Scheme> schemes() {
+  std::vector<Scheme> all{parse_scheme("q8_0"), parse_scheme("q4_0")};
+  for (const char* bits : {"int2", "int3", "int4", "int8"})
+    for (const char* group : {"g8", "g32", "g64", "channel", "tensor"})
+      for (const char* symmetry : {"sym", "asym"})
+        all.push_back(parse_scheme(std::string(bits) + "-" + group + "-" + symmetry));
+  return all;
+}
+
+void expect_equal(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& what) {
+  EXPECT_EQ(a.scheme, b.scheme) << what;
+  EXPECT_EQ(a.codes, b.codes) << what;
+  EXPECT_EQ(a.scales, b.scales) << what;
+  EXPECT_EQ(a.zeros, b.zeros) << what;
+  EXPECT_EQ(a.column_group, b.column_group) << what;
+}
+
+std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Scheme, NamesParseBack) {
+  for (const Scheme& scheme : schemes()) EXPECT_EQ(parse_scheme(name_of(scheme)), scheme) << name_of(scheme);
+  EXPECT_EQ(name_of(parse_scheme("int4")), "int4-g128-sym");
+  EXPECT_EQ(name_of(parse_scheme("bf16")), "bf16");
+  for (const char* bad : {"", "int", "int5", "int4-", "int4-g", "int4-g0-sym", "int4-g-8-sym", "int4-g128-sym-", "INT4",
+                          "int4-g128-Sym", "int4-g999999999999-sym", "q4", "int4-g128x-sym"})
+    EXPECT_FALSE(find_scheme(bad).has_value()) << bad;
+}
+
+TEST(Scheme, CountsTheBitsThatItsOwnLayoutStores) {
+  for (const Scheme& scheme : schemes()) {
+    const int64_t rows = 6, cols = 192;
+    double stored = 0;
+    for (const PackedPart& part : storage_format(scheme).pack(random_matrix(scheme, rows, cols)))
+      stored += static_cast<double>(part.bytes.size()) * 8;
+    EXPECT_DOUBLE_EQ(bits_per_weight(scheme, rows, cols), stored / static_cast<double>(rows * cols)) << name_of(scheme);
+  }
+  EXPECT_DOUBLE_EQ(bits_per_weight(parse_scheme("int4-g128-sym"), 10, 256), 4.125);
+  EXPECT_DOUBLE_EQ(bits_per_weight(parse_scheme("q4_0"), 10, 256), 4.5);
+  EXPECT_DOUBLE_EQ(bits_per_weight(parse_scheme("q8_0"), 10, 256), 8.5);
+  EXPECT_DOUBLE_EQ(bits_per_weight(parse_scheme("bf16"), 10, 256), 16);
+}
+
+TEST(PackedFormat, EveryFormatGivesBackWhatItHolds) {
+  int held = 0;
+  for (const PackedFormat& format : packed_formats())
+    for (const Scheme& scheme : schemes()) {
+      const QuantizedMatrix m = random_matrix(scheme, 32, 192);
+      if (!format.refuses(m).empty()) continue;
+      const auto parts = format.pack(m);
+      expect_equal(format.unpack(scheme, 32, 192, views_of(parts), "m"), m,
+                   std::string(format.name) + " " + name_of(scheme));
+      ++held;
+    }
+  EXPECT_GT(held, 80);
+}
+
+TEST(PackedFormat, EverySchemeHasAFormatThatHoldsIt) {
+  for (const Scheme& scheme : schemes())
+    EXPECT_EQ(storage_format(scheme).refuses(random_matrix(scheme, 32, 192)), "") << name_of(scheme);
+  EXPECT_THROW(packed_format("nonsense"), Error);
+}
+
+TEST(Native, PacksLowBitsFirstAndStartsRowsOnBytes) {
+  QuantizedMatrix m = make_quantized(parse_scheme("int3-channel-asym"), 2, 5);
+  m.codes = {1, 2, 3, 4, 5, 7, 0, 0, 0, 6};
+  m.scales = {1.0f, -0.5f};
+  m.zeros = {3, 7};
+  const auto parts = packed_format("native").pack(m);
+  ASSERT_EQ(parts.size(), 3u);
+  EXPECT_EQ(parts[0].name, "codes");
+  EXPECT_EQ(parts[0].shape, (std::vector<int64_t>{2, 2}));
+  // 5 4 3 2 1 -> 101 100 011 010 001; 6 0 0 0 7 -> 110 000 000 000 111
+  EXPECT_THAT(parts[0].bytes, ElementsAre(std::byte{0xd1}, std::byte{0x58}, std::byte{0x07}, std::byte{0x60}));
+  EXPECT_EQ(parts[1].name, "scales");
+  EXPECT_EQ(parts[1].dtype, DType::kF16);
+  EXPECT_THAT(parts[1].bytes, ElementsAre(std::byte{0x00}, std::byte{0x3c}, std::byte{0x00}, std::byte{0xb8}));
+  EXPECT_EQ(parts[2].name, "zeros");
+  EXPECT_THAT(parts[2].bytes, ElementsAre(std::byte{3}, std::byte{7}));
+}
+
+TEST(Native, KeepsActivationOrder) {
+  QuantizedMatrix m = random_matrix(parse_scheme("int4-g8-sym"), 3, 24);
+  for (int c = 0; c < 24; ++c) m.column_group.push_back((c * 7) % 3);
+  const auto parts = packed_format("native").pack(m);
+  EXPECT_EQ(parts.back().name, "groups");
+  expect_equal(packed_format("native").unpack(m.scheme, 3, 24, views_of(parts), "m"), m, "activation order");
+  for (const char* name : {"q4_0", "q8_0"}) {
+    QuantizedMatrix wide = random_matrix(parse_scheme("int4-g32-sym"), 1, 64);
+    wide.column_group.assign(64, 1);
+    EXPECT_THAT(packed_format(name).refuses(wide), HasSubstr("activation order"));
+  }
+}
+
+// Blocks and values come from the gguf package (tests/oracles/make_block_goldens.py).
+TEST(Blocks, HoldWhatTheGgufPackageReads) {
+  for (const char* name : {"q4_0", "q8_0"}) {
+    const MappedFile golden(std::string(RETORT_SOURCE_DIR "/tests/golden/blocks/") + name + ".bin");
+    const auto row_bytes = static_cast<int64_t>(golden.bytes().size()) - 16 * 32 * 4;
+    const PackedPartView part{
+        "blocks", DType::kU8, {1, row_bytes}, golden.bytes().first(static_cast<size_t>(row_bytes))};
+    const QuantizedMatrix m = packed_format(name).unpack(parse_scheme(name), 1, 16 * 32, {&part, 1}, name);
+    std::vector<float> values(16 * 32), expected(16 * 32);
+    dequantize_rows(m, 0, 1, values);
+    decode_to_f32(DType::kF32, golden.bytes().subspan(static_cast<size_t>(row_bytes)), expected);
+    for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], expected[i]) << name << " " << i;
+    const auto packed = packed_format(name).pack(m);
+    EXPECT_TRUE(std::ranges::equal(packed[0].bytes, part.bytes)) << name;
+  }
+}
+
+// What a block can hold exactly it holds exactly: fewer bits, wider groups, a channel's scale in every block.
+TEST(Blocks, HoldSymmetricSchemesExactly) {
+  struct Case {
+    const char *format, *scheme;
+  };
+  for (const Case& c : {Case{"q4_0", "int4-g128-sym"}, Case{"q4_0", "int4-channel-sym"}, Case{"q4_0", "int3-g64-sym"},
+                        Case{"q4_0", "int2-tensor-sym"}, Case{"q8_0", "int8-channel-sym"}, Case{"q8_0", "int4-g64-sym"},
+                        Case{"q8_0", "q4_0"}}) {
+    const QuantizedMatrix m = random_matrix(parse_scheme(c.scheme), 4, 256);
+    const PackedFormat& format = packed_format(c.format);
+    ASSERT_EQ(format.refuses(m), "") << c.scheme;
+    const auto parts = format.pack(m);
+    std::vector<float> values(4 * 256), decoded(4 * 256);
+    dequantize_rows(m, 0, 4, values);
+    const GgmlBlock* block = nullptr;
+    for (const GgmlBlock& type : ggml_blocks())
+      if (type.name == c.format) block = &type;
+    decode_blocks(*block, parts[0].bytes, decoded);
+    EXPECT_EQ(values, decoded) << c.format << " " << c.scheme;
+  }
+}
+
+TEST(Blocks, RefuseWhatTheyCannotHold) {
+  const auto reason = [](const char* format, const char* scheme, int64_t cols) {
+    return packed_format(format).refuses(random_matrix(parse_scheme(scheme), 2, cols));
+  };
+  EXPECT_THAT(reason("q4_0", "int8-g32-sym", 64), HasSubstr("4-bit"));
+  EXPECT_THAT(reason("q4_0", "int4-g32-asym", 64), HasSubstr("zero"));
+  EXPECT_THAT(reason("q4_0", "int4-g8-sym", 64), HasSubstr("one scale for each 32"));
+  EXPECT_THAT(reason("q8_0", "int8-channel-sym", 172), HasSubstr("multiple of 32"));
+}
+
+TEST(PackedFormat, DamagedPartsAreErrorsThatNameTheTensor) {
+  const QuantizedMatrix m = random_matrix(parse_scheme("int4-g32-asym"), 4, 64);
+  const PackedFormat& native = packed_format("native");
+  const auto parts = native.pack(m);
+  const auto unpack = [&](const std::function<void(std::vector<PackedPartView>&)>& damage) {
+    auto views = views_of(parts);
+    damage(views);
+    return error_of([&] { native.unpack(m.scheme, 4, 64, views, "the.name"); });
+  };
+  EXPECT_EQ(unpack([](auto&) {}), "no error");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    EXPECT_THAT(unpack([&](auto& v) { v.erase(v.begin() + static_cast<long>(i)); }), HasSubstr("the.name")) << i;
+    EXPECT_THAT(unpack([&](auto& v) { v[i].shape[1] += 1; }), HasSubstr("the.name")) << i;
+    EXPECT_THAT(unpack([&](auto& v) { v[i].bytes = v[i].bytes.first(3); }), HasSubstr("the.name")) << i;
+    EXPECT_THAT(unpack([&](auto& v) { v[i].dtype = DType::kF64; }), HasSubstr("the.name")) << i;
+  }
+  const std::vector<std::byte> infinite(parts[1].bytes.size(), std::byte{0x7c});
+  EXPECT_THAT(unpack([&](auto& v) { v[1].bytes = infinite; }), HasSubstr("not finite"));
+  const std::vector<std::byte> large(parts[2].bytes.size(), std::byte{16});
+  EXPECT_THAT(unpack([&](auto& v) { v[2].bytes = large; }), HasSubstr("out of range"));
+  EXPECT_THAT(error_of([&] { native.unpack(parse_scheme("int4-g64-sym"), 4, 96, views_of(parts), "x"); }),
+              HasSubstr("divide"));
+}
+
+TEST(QuantizedMatrix, ChecksItsContent) {
+  const QuantizedMatrix good = random_matrix(parse_scheme("int4-g32-asym"), 4, 64);
+  const auto check = [&](const std::function<void(QuantizedMatrix&)>& damage) {
+    QuantizedMatrix m = good;
+    damage(m);
+    return error_of([&] { check_matrix(m, "the.name"); });
+  };
+  EXPECT_EQ(check([](auto&) {}), "no error");
+  EXPECT_THAT(check([](auto& m) { m.codes.pop_back(); }), HasSubstr("codes"));
+  EXPECT_THAT(check([](auto& m) { m.codes[5] = 16; }), HasSubstr("code is out of range"));
+  EXPECT_THAT(check([](auto& m) { m.zeros[5] = 16; }), HasSubstr("zero point is out of range"));
+  EXPECT_THAT(check([](auto& m) { m.zeros.clear(); }), HasSubstr("zero points"));
+  EXPECT_THAT(check([](auto& m) { m.scales[1] = 0.1f; }), HasSubstr("f16"));
+  EXPECT_THAT(check([](auto& m) { m.scales.push_back(1); }), HasSubstr("scales"));
+  EXPECT_THAT(check([](auto& m) { m.column_group.assign(63, 0); }), HasSubstr("every column"));
+  EXPECT_THAT(check([](auto& m) { m.column_group.assign(64, 2); }), HasSubstr("group index"));
+  QuantizedMatrix tensor = random_matrix(parse_scheme("int8-tensor-sym"), 4, 64);
+  EXPECT_NO_THROW(check_matrix(tensor, "m"));
+  tensor.scales[2] *= 2;
+  EXPECT_THAT(error_of([&] { check_matrix(tensor, "m"); }), HasSubstr("one scale for the tensor"));
+}
+
+TEST(QuantizedMatrix, PermutesRowsWithTheirScales) {
+  QuantizedMatrix m = random_matrix(parse_scheme("int4-g32-asym"), 4, 64);
+  const std::vector<int64_t> order{2, 0, 3, 1};
+  const QuantizedMatrix permuted = permute_rows(m, order);
+  std::vector<float> row(64), expected(64);
+  for (int64_t r = 0; r < 4; ++r) {
+    dequantize_rows(permuted, r, 1, row);
+    dequantize_rows(m, order[static_cast<size_t>(r)], 1, expected);
+    EXPECT_EQ(row, expected) << r;
+  }
+}
+
+}  // namespace
+}  // namespace retort
