@@ -76,13 +76,18 @@ at::Tensor final_norm(const ModelConfig& config, const RoleTensors& top, const a
 
 at::Tensor head_logits(const RoleTensors& top, const at::Tensor& normed) { return project(top, Role::kHead, normed); }
 
-at::Tensor forward_logits(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
+at::Tensor forward_hidden(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
                           KvCache* cache) {
   at::Tensor hidden = embed(weights.top, ids);
   for (int64_t layer = 0; layer < config.layers; ++layer)
     hidden = layer_forward(config, layer, weights.layers[static_cast<size_t>(layer)], hidden, cache);
   if (cache) cache->tokens += ids.size(1);
-  return head_logits(weights.top, final_norm(config, weights.top, hidden));
+  return hidden;
+}
+
+at::Tensor forward_logits(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
+                          KvCache* cache) {
+  return head_logits(weights.top, final_norm(config, weights.top, forward_hidden(config, weights, ids, cache)));
 }
 
 }  // namespace retort

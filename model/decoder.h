@@ -56,6 +56,9 @@ at::Tensor embed(const RoleTensors& top, const at::Tensor& ids);
 // caller advances cache->tokens after the last layer).
 at::Tensor layer_forward(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& hidden,
                          KvCache* cache = nullptr, const Capture& capture = {});
+// The embedding and all layers: ids [batch, tokens] -> hidden [batch, tokens, hidden], before the final norm.
+at::Tensor forward_hidden(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
+                          KvCache* cache = nullptr);
 // Final norm: hidden -> hidden; then the head: [.., hidden] -> [.., vocabulary].
 at::Tensor final_norm(const ModelConfig& config, const RoleTensors& top, const at::Tensor& hidden);
 at::Tensor head_logits(const RoleTensors& top, const at::Tensor& normed);
