@@ -15,8 +15,8 @@
 namespace retort {
 
 struct EngineOptions {
-  std::string kernel;      // force a kernel by name; empty: the best one this CPU has
-  bool float_math = false; // dequantize to float32 at load and compute in float32: the reference
+  std::string kernel = {};  // force a kernel by name; empty: the best one this CPU has
+  bool float_math = false;  // dequantize to float32 at load and compute in float32: the reference
 };
 
 class Engine;

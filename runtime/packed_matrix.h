@@ -1,0 +1,71 @@
+// One weight matrix as the kernels want it: tiles of 16 rows in aligned memory, made once when a model is loaded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/base/thread_pool.h"
+#include "core/checkpoint/model_source.h"
+#include "runtime/kernels/kernel.h"
+
+namespace retort {
+
+// Zeroed memory aligned to cache lines (to huge pages when it is large).
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  explicit AlignedBuffer(size_t bytes);
+  std::byte* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const;
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  size_t size_ = 0;
+};
+
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  // Dense types keep their 16 or 32 bits; integer types of 2 to 4 bits become 4-bit tiles, 8 bits 8-bit tiles.
+  // With `float_math`, everything becomes float32.
+  PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads);
+
+  WeightType type() const { return type_; }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  bool is_integer() const { return type_ == WeightType::kInt4 || type_ == WeightType::kInt8; }
+  Tiles tiles() const;
+  int64_t tile_count() const { return (rows_ + kTileRows - 1) / kTileRows; }
+  int64_t packed_cols() const { return packed_cols_; }
+  // The checkpoint's column behind each packed column, -1 for padding. Empty: column i is column i.
+  std::span<const int32_t> columns() const { return columns_; }
+  uint64_t bytes() const { return data_.size() + scales_.size() + zeros_.size(); }
+  // Row `row` as float32, in the checkpoint's order: cols() values.
+  void read_row(int64_t row, std::span<float> out) const;
+
+  static uint64_t estimate_bytes(const ModelTensor& tensor, bool float_math);
+
+ private:
+  void load_dense(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads);
+  void load_integer(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads);
+  void place_columns(const QuantizedMatrix& matrix, std::string_view name);
+  void pack_tile(const QuantizedMatrix& matrix, int64_t tile);
+
+  WeightType type_ = WeightType::kF32;
+  int64_t rows_ = 0, cols_ = 0, packed_cols_ = 0, groups_ = 1, tile_bytes_ = 0;
+  int32_t zero_ = 0;
+  std::vector<int32_t> columns_;
+  AlignedBuffer data_, scales_, zeros_;
+};
+
+}  // namespace retort
