@@ -9,8 +9,6 @@
 #include <chrono>
 #include <cstring>
 #include <new>
-#include <optional>
-#include <regex>
 
 #include "cli/options.h"
 #include "cli/progress.h"
@@ -52,8 +50,7 @@ void print(std::string_view text) {
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 void check_device(const Operation& operation, const std::string& device) {
-  static const std::regex known("cpu|cuda(:[0-9]{1,3})?");
-  if (!std::regex_match(device, known))
+  if (!is_device(device))
     fail_usage(operation.name, "--device", "'" + device + "' is no device", "Give cpu, cuda or cuda:N");
 }
 

@@ -195,6 +195,12 @@ Params check_params(std::span<const ParamSpec> specs, const Json& values, std::s
   return {specs, std::move(checked)};
 }
 
+bool is_device(std::string_view text) {
+  const bool numbered = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
+                        text.find_first_not_of("0123456789", 5) == std::string_view::npos;
+  return text == "cpu" || text == "cuda" || numbered;
+}
+
 bool writes_directory(const Operation& operation, const Params& params) {
   return operation.output == OutputKind::kDirectory ||
          (operation.output == OutputKind::kByFormat && params.text("format") != "gguf");

@@ -93,6 +93,8 @@ struct Operation {
   OperationResult (*run)(const Params& params, const std::filesystem::path& output, Context& context);
 };
 
+bool is_device(std::string_view text);  // "cpu", "cuda" or "cuda:N"
+
 // Whether the output is a directory; called for kFile, kDirectory and kByFormat.
 bool writes_directory(const Operation& operation, const Params& params);
 

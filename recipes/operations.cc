@@ -7,7 +7,9 @@ namespace retort {
 
 std::span<const Operation> operations() {
   // In the order of `retort --help`. A local static: rows of other files are complete when it is first used.
-  static const std::vector<Operation> table{};
+  static const std::vector<Operation> table{
+      kRunOperation,
+  };
   return table;
 }
 

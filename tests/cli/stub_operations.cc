@@ -12,6 +12,7 @@
 #include "core/base/digest.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "recipes/runner.h"
 
 namespace fs = std::filesystem;
 
@@ -121,12 +122,17 @@ OperationResult trouble(const Params& params, const fs::path& output, Context& c
   return {};
 }
 
-constexpr std::array kTable{
+OperationResult run(const Params& params, const fs::path& output, Context& context) {
+  return run_command(stub_operations(), params, output, context);
+}
+
+const std::array kTable{
     Operation{"make", 1, "Makes a directory.", kMakeParams, OutputKind::kDirectory, true, false, make},
     Operation{"score", 1, "Scores a model.", kScoreParams, OutputKind::kNone, true, false, score},
     Operation{"pack", 1, "Packs a model.", kPackParams, OutputKind::kByFormat, true, false, pack},
     Operation{"train", 1, "Trains in steps.", kTrainParams, OutputKind::kDirectory, true, true, train},
     Operation{"trouble", 1, "Fails.", kTroubleParams, OutputKind::kDirectory, true, false, trouble},
+    Operation{"run", 1, "Runs a recipe.", run_params(), OutputKind::kWorkspace, false, false, run},
 };
 
 }  // namespace
