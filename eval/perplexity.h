@@ -16,6 +16,10 @@ namespace retort {
 struct Convention {
   enum class Kind : uint8_t { kWindows, kLlamaCpp } kind = Kind::kWindows;
   int64_t window = 512;
+
+  // Rows first_row() to window - 2 of each window are scored, each by the token that follows it.
+  int64_t first_row() const { return kind == Kind::kWindows ? 0 : window / 2; }
+  int64_t scored() const { return window - 1 - first_row(); }
 };
 Convention parse_convention(std::string_view name);
 std::string name_of(const Convention& convention);
@@ -26,15 +30,16 @@ struct EvalResult {
   int64_t tokens = 0;  // scored
   double perplexity = 0;
   struct Divergence {
-    double kl_mean = 0, kl_p99 = 0, kl_max = 0;  // nats per token, KL(reference || model)
-    double top1_agreement = 0;
+    double kl_mean = 0, kl_p99 = 0, kl_max = 0;  // nats per token, KL(reference || model); p99 interpolated
+    double top1_agreement = 0;                   // share of positions with the same most probable token
   };
   std::optional<Divergence> divergence;  // with a reference
   double seconds = 0;
 };
 
-// Token ids of `text` under the tokenizer's own rules, cut to `max_tokens` (0: all).
-// Fewer tokens than one window is an Error.
+// `ids`: a text under the tokenizer's own rules; an incomplete last window is dropped, fewer tokens than one
+// window are an Error. `bos`: what replaces the first token of each window in llama.cpp-N, where the tokenizer
+// adds one. The result does not depend on the number of threads.
 EvalResult evaluate(LogitsSource& model, LogitsSource* reference, std::span<const int32_t> ids,
                     const Convention& convention, std::optional<int32_t> bos, Context& context);
 
