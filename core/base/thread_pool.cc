@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -13,48 +14,76 @@ namespace {
 
 constexpr int kSpins = 4000;  // about 20 microseconds: decode hands out work many times per token
 
+// Shards are handed out by one word: the number of the run above, the next shard below. kClosed: being prepared.
+constexpr uint64_t kClosed = 0xffffffffu;
+constexpr uint64_t run_of(uint64_t ticket) { return ticket >> 32; }
+constexpr uint64_t shard_of(uint64_t ticket) { return ticket & kClosed; }
+
 }  // namespace
 
+// A run waits for its shards, not for its threads: a thread that was not scheduled in time finds the run over.
 struct ThreadPool::Impl {
   std::vector<std::thread> workers;
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<uint64_t> epoch{0};
-  std::atomic<bool> stop{false};
+  bool stop = false;  // under mutex
 
-  const std::function<void(int64_t)>* body = nullptr;
-  int64_t count = 0;
-  std::atomic<int64_t> next{0};
-  std::atomic<int> running{0};
-  std::exception_ptr error;
+  std::atomic<uint64_t> ticket{kClosed};
+  std::atomic<const std::function<void(int64_t)>*> body{nullptr};
+  std::atomic<uint64_t> count{0};
+  std::atomic<uint64_t> unfinished{0};
+  std::exception_ptr error;  // under mutex
 
-  void take_shards() {
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
+  void open_run(const std::function<void(int64_t)>& new_body, uint64_t shards) {
+    const std::lock_guard lock(mutex);
+    const uint64_t run = run_of(ticket.load()) + 1;
+    ticket = run << 32 | kClosed;  // no thread can take a shard of the old run with the new count
+    body = &new_body;
+    count = shards;
+    unfinished = shards;
+    error = nullptr;
+    ticket = run << 32;
+  }
+
+  // The exchange succeeds only while the run is open, and its caller waits for the shard: body is alive.
+  bool take_shard() {
+    uint64_t now = ticket.load();
+    while (true) {
+      const auto* current = body.load();
+      if (shard_of(now) >= count.load()) return false;
+      if (!ticket.compare_exchange_weak(now, now + 1)) continue;
       try {
-        (*body)(i);
+        (*current)(static_cast<int64_t>(shard_of(now)));
       } catch (...) {
         const std::lock_guard lock(mutex);
         if (!error) error = std::current_exception();
       }
+      unfinished.fetch_sub(1);
+      return true;
     }
   }
 
-  void wait_for_work(uint64_t seen) {
+  bool has_new_run(uint64_t seen) const {
+    const uint64_t now = ticket.load();
+    return run_of(now) != seen && shard_of(now) != kClosed;
+  }
+
+  // False when the pool ends.
+  bool wait_for_run(uint64_t seen) {
     for (int i = 0; i < kSpins; ++i) {
-      if (epoch.load(std::memory_order_acquire) != seen || stop) return;
+      if (has_new_run(seen)) return true;
       __builtin_ia32_pause();
     }
     std::unique_lock lock(mutex);
-    wake.wait(lock, [&] { return epoch.load() != seen || stop; });
+    wake.wait(lock, [&] { return stop || has_new_run(seen); });
+    return !stop;
   }
 
   void work() {
-    for (uint64_t seen = 0;;) {
-      wait_for_work(seen);
-      if (stop) return;
-      seen = epoch.load(std::memory_order_acquire);
-      take_shards();
-      running.fetch_sub(1, std::memory_order_release);
+    for (uint64_t seen = 0; wait_for_run(seen);) {
+      seen = run_of(ticket.load());
+      while (take_shard()) {
+      }
     }
   }
 };
@@ -81,18 +110,12 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);
     return;
   }
-  p.body = &body;
-  p.count = count;
-  p.next = 0;
-  p.error = nullptr;
-  p.running = static_cast<int>(p.workers.size());
-  {
-    const std::lock_guard lock(p.mutex);
-    p.epoch.fetch_add(1, std::memory_order_release);
-  }
+  if (count >= static_cast<int64_t>(kClosed)) throw std::length_error("ThreadPool::run: too many shards");
+  p.open_run(body, static_cast<uint64_t>(count));
   p.wake.notify_all();
-  p.take_shards();
-  for (int spins = 0; p.running.load(std::memory_order_acquire) != 0; ++spins) {
+  while (p.take_shard()) {
+  }
+  for (int spins = 0; p.unfinished.load() != 0; ++spins) {
     if (spins < kSpins) __builtin_ia32_pause();
     else std::this_thread::yield();
   }
