@@ -1,0 +1,76 @@
+#include "runtime/text_generator.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/json.h"
+
+namespace retort {
+namespace {
+
+// What `ids` add to the text of `prompt`. A decoder may treat the begin of a text in its own way (SentencePiece drops
+// a blank there), so the new tokens are not decoded alone.
+std::string continuation(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt, std::vector<int32_t> ids) {
+  const std::string before = tokenizer.decode(prompt, true);
+  std::vector<int32_t> all = prompt;
+  all.insert(all.end(), ids.begin(), ids.end());
+  const std::string text = tokenizer.decode(all, true);
+  return text.starts_with(before) ? text.substr(before.size()) : tokenizer.decode(ids, true);
+}
+
+size_t first_stop(const std::string& text, const std::vector<std::string>& stops) {
+  size_t first = std::string::npos;
+  for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+  return first;
+}
+
+}  // namespace
+
+std::vector<int64_t> end_ids(const ModelSource& source) {
+  std::vector<int64_t> ids = source.config().eos_ids;
+  const SideFile* file = source.side_file("generation_config.json");
+  if (file == nullptr) return ids;
+  const Json settings = parse_json(file->bytes, "generation_config.json");
+  const auto found = settings.is_object() ? settings.find("eos_token_id") : settings.end();
+  if (found == settings.end()) return ids;
+  for (const Json& id : found->is_array() ? *found : Json::array({*found}))
+    if (id.is_number_integer()) ids.push_back(id.get<int64_t>());
+  return ids;
+}
+
+Generation generate_text(const ModelSource& source, Engine& engine, std::string_view prompt,
+                         const GenerationOptions& options, Context& context) {
+  const auto tokenizer = source.tokenizer();
+  const std::vector<int32_t> prompt_ids = tokenizer->encode(prompt);
+  const auto prompt_tokens = static_cast<int64_t>(prompt_ids.size());
+  const int64_t room = engine.config().context_length - prompt_tokens;
+  if (room <= 0)
+    fail("generate", "prompt",
+         "its " + std::to_string(prompt_tokens) + " tokens fill the model's context of " +
+             std::to_string(engine.config().context_length),
+         "Shorten it");
+  const int64_t limit = std::min(options.max_new_tokens, room);
+
+  Generation result{.text = {}, .ids = {}, .prompt_tokens = prompt_tokens, .stopped_by = "length"};
+  std::vector<int32_t> so_far;
+  const auto goes_on = [&](int32_t id) {
+    so_far.push_back(id);
+    context.progress.update(static_cast<int64_t>(so_far.size()));
+    return options.stops.empty() ||
+           first_stop(continuation(*tokenizer, prompt_ids, so_far), options.stops) == std::string::npos;
+  };
+  context.progress.begin("generate", limit, "tokens");
+  result.ids = generate(engine, prompt_ids, limit, options.sampling, end_ids(source), context, goes_on);
+  context.progress.end();
+  result.text = continuation(*tokenizer, prompt_ids, result.ids);
+  const size_t stop = first_stop(result.text, options.stops);
+  if (stop != std::string::npos) {
+    result.text.resize(stop);
+    result.stopped_by = "text";
+  } else if (static_cast<int64_t>(result.ids.size()) < limit) {
+    result.stopped_by = "end";
+  }
+  return result;
+}
+
+}  // namespace retort
