@@ -49,6 +49,15 @@ void read_sizes(const Json& json, ModelConfig& c, std::string_view label) {
   if (c.head_dim < 2 || c.head_dim % 2 != 0) fail("config", label, "head_dim must be even and at least 2");
 }
 
+void read_rope_factors(const Json& settings, ModelConfig& c, std::string_view label) {
+  c.rope.scaling = RopeScaling::kFactors;
+  c.rope.factors = json_required<std::vector<double>>(settings, "factors", label);
+  if (static_cast<int64_t>(c.rope.factors.size()) != c.head_dim / 2)
+    fail("config", label, "the number of rope factors is not head_dim / 2");
+  if (!std::ranges::all_of(c.rope.factors, [](double factor) { return std::isfinite(factor) && factor > 0; }))
+    fail("config", label, "a rope factor is not positive");
+}
+
 // transformers 5 puts everything into rope_parameters, transformers 4 into rope_theta and rope_scaling.
 void read_rope(const Json& json, ModelConfig& c, std::string_view label) {
   static const Json kEmpty = Json::object();
@@ -69,6 +78,7 @@ void read_rope(const Json& json, ModelConfig& c, std::string_view label) {
     fail("config", label, "partial_rotary_factor is not supported");
   if (!(c.rope.theta > 0)) fail("config", label, "rope_theta must be positive");
   if (type == "default") return;
+  if (type == "factors") return read_rope_factors(settings, c, label);
   if (type != "linear" && type != "llama3")
     fail("config", label, "the rope type '" + type + "' is not supported", "Supported are default, linear and llama3");
   c.rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
@@ -202,6 +212,7 @@ std::vector<float> rope_frequencies(const ModelConfig& config) {
     double frequency =
         1.0 / std::pow(config.rope.theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
     if (config.rope.scaling == RopeScaling::kLinear) frequency /= config.rope.factor;
+    if (config.rope.scaling == RopeScaling::kFactors) frequency /= config.rope.factors[i];
     if (config.rope.scaling == RopeScaling::kLlama3) frequency = llama3_frequency(frequency, config.rope);
     frequencies[i] = static_cast<float>(frequency);
   }

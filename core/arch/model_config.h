@@ -15,14 +15,17 @@ namespace retort {
 
 struct Family;
 
-enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3 };
+enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3, kFactors };
 
 struct RopeConfig {
   double theta = 10000.0;
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;  // linear, llama3
+  double factor = 1.0;                                   // linear, llama3
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   int64_t original_context = 0;                          // llama3
+  // factors: what each frequency is divided by. GGUF files hold llama3's scaling in this form only, so such a model's
+  // config says "rope_type": "factors", which transformers does not know.
+  std::vector<double> factors;
 };
 
 struct ModelConfig {

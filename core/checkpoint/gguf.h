@@ -37,15 +37,19 @@ struct GgufHeader {
   uint64_t alignment = 32;
 
   const GgufValue* find(std::string_view key) const;
-  // Typed look-ups: integers of any width; wrong types are errors naming the key.
-  std::optional<int64_t> integer(std::string_view key) const;
-  std::optional<double> number(std::string_view key) const;
+  const GgufTensorInfo* find_tensor(std::string_view name) const;
+  // Typed look-ups; absent keys give nothing, wrong types are errors naming the key.
+  std::optional<int64_t> integer(std::string_view key) const;  // integers of any width
+  std::optional<double> number(std::string_view key) const;    // a float32 0.00001f gives 0.00001
   std::optional<std::string> string(std::string_view key) const;
   std::optional<bool> boolean(std::string_view key) const;
   const std::vector<std::string>* strings(std::string_view key) const;
+  const std::vector<double>* numbers(std::string_view key) const;
+  const std::vector<int64_t>* integers(std::string_view key) const;
 };
 
-// Parses and checks everything before the tensor data. The fuzz target's entry.
+// Parses everything before the tensor data and checks it against the size of the file, so that data() needs no
+// check. The fuzz target's entry.
 GgufHeader parse_gguf(std::span<const std::byte> file, std::string_view label);
 
 class GgufFile {
@@ -69,9 +73,16 @@ struct GgmlType {
   int64_t block_elements, block_bytes;
 };
 const GgmlType* find_ggml_type(uint32_t number);
-const GgmlType* find_ggml_type(std::string_view name);
+const GgmlType* find_ggml_type(std::string_view name);  // in capitals or not
 
-// Metadata and tensor list first (sizes are known before the data), then the data in the same order.
+// Families with gguf_interleaved_rope: within each head, GGUF row 2i + s is Hugging Face row s * head_dim / 2 + i.
+// order[g] is the Hugging Face row that lies in GGUF row g: what permute_rows takes to make the GGUF matrix.
+std::vector<int64_t> interleaved_order(int64_t rows, int64_t head_dim);
+// The inverse for one row: where GGUF has the Hugging Face row `row`.
+int64_t interleaved_row(int64_t row, int64_t head_dim);
+
+// Metadata and tensor list first (sizes are known before the data), then the data in the same order. The alignment is
+// that of "general.alignment" in the metadata, else 32; `header.alignment` must agree.
 class GgufWriter {
  public:
   GgufWriter(const std::filesystem::path& path, const GgufHeader& header);  // offsets in `header` are ignored

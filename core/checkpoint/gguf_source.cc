@@ -1,10 +1,179 @@
+#include <algorithm>
+#include <cctype>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+
 #include "core/base/error.h"
+#include "core/checkpoint/gguf_model.h"
 #include "core/checkpoint/sources.h"
+#include "core/pack/ggml_blocks.h"
+#include "core/pack/packed_format.h"
+
+namespace fs = std::filesystem;
 
 namespace retort {
+namespace {
 
-std::unique_ptr<ModelSource> open_gguf(const std::filesystem::path& path) {
-  fail("checkpoint", path.string(), "GGUF files are not read yet");
+constexpr const char* kRopeFactors = "rope_freqs.weight";
+
+// How the elements of a ggml type are read: as a scheme of ours or, with `blocks`, decoded to float32.
+struct ReadAs {
+  Scheme scheme;
+  const GgmlBlock* blocks;
+};
+
+std::string type_name(const GgufTensorInfo& info) { return std::string(find_ggml_type(info.type)->name); }
+
+std::optional<ReadAs> read_as(const GgufTensorInfo& info) {
+  std::string name = type_name(info);
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (const auto scheme = find_scheme(name)) return ReadAs{*scheme, nullptr};
+  if (const GgmlBlock* blocks = find_ggml_block(info.type)) return ReadAs{parse_scheme("f32"), blocks};
+  return std::nullopt;
 }
+
+struct Entry {
+  const GgufTensorInfo* info;
+  const GgmlBlock* blocks;  // nullptr: stored in the tensor's own scheme
+  bool interleaved;         // rows of q and k in the order of ggml's rotary embedding
+};
+
+class GgufSource final : public ModelSource {
+ public:
+  explicit GgufSource(const fs::path& path) : path_(path), file_(path), config_(read_config()) {
+    for (const ExpectedTensor& expected : expected_tensors(config_)) add(expected);
+    list_extras();
+  }
+
+  const fs::path& path() const override { return path_; }
+  std::string_view container() const override { return "gguf"; }
+  const ModelConfig& config() const override { return config_; }
+  std::span<const ModelTensor> tensors() const override { return tensors_; }
+  std::span<const std::string> problems() const override { return problems_; }
+  std::span<const SideFile> side_files() const override { return {}; }
+  std::string chat_template() const override { return file_.header().string("tokenizer.chat_template").value_or(""); }
+  std::unique_ptr<Tokenizer> tokenizer() const override {
+    return tokenizer_from_vocabulary(vocabulary_of_gguf(file_.header(), path_.string()), path_.string());
+  }
+
+  void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
+  void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;
+  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override {
+    return read_rows(tensor, 0, tensor.rows());
+  }
+
+ private:
+  ModelConfig read_config() const;
+  void add(const ExpectedTensor& expected);
+  void list_extras();
+  const Entry& entry(const ModelTensor& tensor) const;
+  std::vector<std::byte> stored_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
+  QuantizedMatrix read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
+
+  fs::path path_;
+  GgufFile file_;
+  ModelConfig config_;
+  std::vector<ModelTensor> tensors_;
+  std::unordered_map<std::string, Entry> entries_;
+  std::vector<std::string> problems_;
+};
+
+ModelConfig GgufSource::read_config() const {
+  const GgufHeader& header = file_.header();
+  if (const auto parts = header.integer("split.count"); parts && *parts > 1)
+    fail("gguf", path_.string(), "the model is split into " + std::to_string(*parts) + " files, which is not read",
+         "Merge them with llama-gguf-split --merge");
+  std::vector<double> factors;
+  if (const GgufTensorInfo* info = header.find_tensor(kRopeFactors)) {
+    if (type_name(*info) != "F32") fail("gguf", path_.string(), "rope_freqs.weight is not of the type F32");
+    std::vector<float> values(info->bytes / 4);
+    decode_to_f32(DType::kF32, file_.data(*info), values);
+    factors.assign(values.begin(), values.end());
+  }
+  return parse_config(config_of_gguf(header, factors, path_.string()), path_.string());
+}
+
+void GgufSource::add(const ExpectedTensor& expected) {
+  const std::string name = gguf_name(*expected.rule, expected.layer);
+  const GgufTensorInfo* info = file_.header().find_tensor(name);
+  if (info == nullptr) fail("gguf", path_.string(), "the tensor '" + name + "' is missing");
+  if (info->shape != expected.shape)
+    fail("gguf", path_.string(),
+         "the tensor '" + name + "' has the shape " + Json(info->shape).dump() + "; the metadata ask for " +
+             Json(expected.shape).dump());
+  const auto as = read_as(*info);
+  if (!as)
+    fail("gguf", path_.string(), "the tensor '" + name + "' has the type " + type_name(*info) + ", which is not read");
+  if (expected.shape.size() < 2 && find_ggml_type(info->type)->block_elements > 1)
+    fail("gguf", path_.string(), "the vector '" + name + "' is quantized, which is not read");
+  const bool rotary = expected.rule->role == Role::kQuery || expected.rule->role == Role::kKey;
+  entries_.emplace(expected.name, Entry{info, as->blocks, rotary && config_.family->gguf_interleaved_rope});
+  tensors_.push_back({expected.name, expected.shape, as->scheme, info->bytes});
+}
+
+void GgufSource::list_extras() {
+  std::unordered_set<std::string_view> used{kRopeFactors};
+  for (const auto& [name, entry] : entries_) used.insert(entry.info->name);
+  std::vector<std::string> extra;
+  for (const GgufTensorInfo& info : file_.header().tensors)
+    if (!used.contains(info.name)) extra.push_back(info.name);
+  list_extra_tensors(extra, problems_);
+}
+
+const Entry& GgufSource::entry(const ModelTensor& tensor) const {
+  const auto at = entries_.find(tensor.name);
+  if (at == entries_.end()) fail("checkpoint", path_.string(), "there is no tensor '" + tensor.name + "'");
+  return at->second;
+}
+
+// The bytes of the rows, in Hugging Face order: whole rows lie together in every type.
+std::vector<std::byte> GgufSource::stored_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
+  const Entry& stored = entry(tensor);
+  const auto data = file_.data(*stored.info);
+  const auto row_bytes = static_cast<int64_t>(data.size()) / tensor.rows();
+  std::vector<std::byte> rows(static_cast<size_t>(count * row_bytes));
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t from = stored.interleaved ? interleaved_row(first + r, config_.head_dim) : first + r;
+    std::copy_n(data.begin() + from * row_bytes, row_bytes, rows.begin() + r * row_bytes);
+  }
+  const auto begin = stored.info->offset + static_cast<uint64_t>(first * row_bytes);
+  if (rows.size() >= 1 << 16) file_.file().release(begin, rows.size());
+  return rows;
+}
+
+QuantizedMatrix GgufSource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
+  if (tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is not quantized");
+  const std::vector<std::byte> rows = stored_rows(tensor, first, count);
+  const PackedPartView part{
+      "blocks", DType::kU8, {count, static_cast<int64_t>(rows.size()) / std::max<int64_t>(count, 1)}, rows};
+  return storage_format(tensor.scheme)
+      .unpack(tensor.scheme, count, tensor.cols(), {&part, 1}, path_.string() + " tensor '" + tensor.name + "'");
+}
+
+void GgufSource::read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const {
+  check_rows(tensor, first, count, out.size(), static_cast<size_t>(count * tensor.cols()));
+  if (!tensor.scheme.is_dense()) return dequantize_rows(read_rows(tensor, first, count), 0, count, out);
+  const std::vector<std::byte> rows = stored_rows(tensor, first, count);
+  if (const GgmlBlock* blocks = entry(tensor).blocks) return decode_blocks(*blocks, rows, out);
+  decode_to_f32(*tensor.scheme.dense, rows, out);
+}
+
+void GgufSource::read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const {
+  if (!tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is quantized");
+  const auto elements = static_cast<size_t>(count * tensor.cols());
+  check_rows(tensor, first, count, out.size(), elements * size_of(*tensor.scheme.dense));
+  if (entry(tensor).blocks == nullptr) {
+    std::ranges::copy(stored_rows(tensor, first, count), out.begin());
+  } else {
+    std::vector<float> values(elements);
+    read_f32(tensor, first, count, values);
+    encode_from_f32(DType::kF32, values, out);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_gguf(const fs::path& path) { return std::make_unique<GgufSource>(path); }
 
 }  // namespace retort

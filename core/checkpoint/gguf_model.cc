@@ -1,0 +1,184 @@
+#include "core/checkpoint/gguf_model.h"
+
+#include <algorithm>
+
+#include "core/arch/family.h"
+#include "core/base/error.h"
+
+namespace retort {
+namespace {
+
+// The metadata of one architecture: key("block_count") is "llama.block_count".
+class Keys {
+ public:
+  Keys(const GgufHeader& header, std::string architecture, std::string_view label)
+      : header_(header), prefix_(std::move(architecture) + "."), label_(label) {}
+
+  std::optional<int64_t> integer(const char* key) const { return header_.integer(prefix_ + key); }
+  std::optional<double> number(const char* key) const { return header_.number(prefix_ + key); }
+  std::optional<std::string> string(const char* key) const { return header_.string(prefix_ + key); }
+  int64_t required(const char* key) const {
+    if (const auto value = integer(key)) return *value;
+    fail("gguf", label_, "the key '" + prefix_ + key + "' is missing");
+  }
+
+ private:
+  const GgufHeader& header_;
+  std::string prefix_;
+  std::string_view label_;
+};
+
+// GGUF says "llama" for Mistral too: the family with a window is the one, where the file has one.
+const Family& family_of(const GgufHeader& header, std::string_view label) {
+  const auto name = header.string("general.architecture");
+  if (!name) fail("gguf", label, "the key 'general.architecture' is missing: not a model");
+  const Family* first = find_family_by_gguf(*name);
+  if (first == nullptr) fail("gguf", label, "the architecture '" + *name + "' is not supported");
+  if (header.integer(*name + ".attention.sliding_window").value_or(0) == 0) return *first;
+  for (const Family& family : families())
+    if (family.gguf_architecture == *name && family.window == Family::Window::kEveryLayer) return family;
+  fail("gguf", label, "a sliding window is not supported in the architecture '" + *name + "'");
+}
+
+void read_sizes(const Keys& keys, const GgufHeader& header, std::string_view label, Json& config) {
+  const GgufTensorInfo* embedding = header.find_tensor("token_embd.weight");
+  if (embedding == nullptr) fail("gguf", label, "the tensor 'token_embd.weight' is missing");
+  config["vocab_size"] = embedding->shape.front();
+  config["hidden_size"] = keys.required("embedding_length");
+  config["intermediate_size"] = keys.required("feed_forward_length");
+  config["num_hidden_layers"] = keys.required("block_count");
+  const int64_t heads = keys.required("attention.head_count");
+  config["num_attention_heads"] = heads;
+  config["num_key_value_heads"] = keys.integer("attention.head_count_kv").value_or(heads);
+  if (heads < 1) fail("gguf", label, "attention.head_count is " + std::to_string(heads));
+  const int64_t head_dim = keys.integer("attention.key_length").value_or(keys.required("embedding_length") / heads);
+  config["head_dim"] = head_dim;
+  config["max_position_embeddings"] = keys.required("context_length");
+  if (keys.integer("attention.value_length").value_or(head_dim) != head_dim)
+    fail("gguf", label, "keys and values of different lengths are not supported");
+  if (keys.integer("rope.dimension_count").value_or(head_dim) != head_dim)
+    fail("gguf", label, "rotary embeddings of a part of the head are not supported");
+  if (keys.integer("expert_count").value_or(0) != 0) fail("gguf", label, "mixtures of experts are not supported");
+}
+
+void read_rope(const Keys& keys, const std::vector<double>& factors, std::string_view label, Json& config) {
+  Json rope{{"rope_theta", keys.number("rope.freq_base").value_or(10000.0)}, {"rope_type", "default"}};
+  const auto type = keys.string("rope.scaling.type").value_or("none");
+  const double old_scale = keys.number("rope.scale_linear").value_or(1.0);
+  const double factor = keys.number("rope.scaling.factor").value_or(type == "none" ? old_scale : 1.0);
+  if (type != "none" && type != "linear")
+    fail("gguf", label, "the rope scaling '" + type + "' is not supported", "Supported are none and linear");
+  if (!factors.empty() && factor != 1.0)
+    fail("gguf", label, "rope_freqs.weight and a rope scaling factor are combined");
+  if (!factors.empty()) {
+    rope["rope_type"] = "factors";
+    rope["factors"] = factors;
+  } else if (factor != 1.0) {
+    rope["rope_type"] = "linear";
+    rope["factor"] = factor;
+  }
+  config["rope_parameters"] = rope;
+}
+
+bool has_tensor(const GgufHeader& header, const Family& family, Role role, Part part) {
+  for (const TensorRule& rule : family.tensors)
+    if (rule.role == role && rule.part == part) return header.find_tensor(gguf_name(rule, 0)) != nullptr;
+  return false;
+}
+
+void read_switches(const GgufHeader& header, const Family& family, Json& config) {
+  config["tie_word_embeddings"] = !has_tensor(header, family, Role::kHead, Part::kWeight);
+  if (family.attention_bias) config["attention_bias"] = has_tensor(header, family, Role::kAttentionOutput, Part::kBias);
+  if (family.mlp_bias) config["mlp_bias"] = has_tensor(header, family, Role::kDown, Part::kBias);
+}
+
+// Ids that are not set are absent, or -1 in the width of the field.
+std::optional<int32_t> token_id(const GgufHeader& header, const std::string& key) {
+  const auto id = header.integer("tokenizer.ggml." + key);
+  return id && *id >= 0 && *id < INT32_MAX ? std::optional(static_cast<int32_t>(*id)) : std::nullopt;
+}
+
+void read_token_ids(const GgufHeader& header, Json& config) {
+  if (const auto bos = token_id(header, "bos_token_id")) config["bos_token_id"] = *bos;
+  Json ends = Json::array();
+  for (const char* key : {"eos_token_id", "eot_token_id", "eom_token_id"})
+    if (const auto id = token_id(header, key); id && std::ranges::find(ends, Json(*id)) == ends.end())
+      ends.push_back(*id);
+  if (ends.size() == 1) config["eos_token_id"] = ends[0];
+  if (ends.size() > 1) config["eos_token_id"] = ends;
+}
+
+// Dense files say the type of their weights; a quantized model computes in any, and half precision fits all.
+std::string dtype_of(const GgufHeader& header) {
+  const GgufTensorInfo* tensor = header.find_tensor("blk.0.attn_q.weight");
+  const GgmlType* type = tensor == nullptr ? nullptr : find_ggml_type(tensor->type);
+  if (type != nullptr && type->name == "F32") return "float32";
+  return type != nullptr && type->name == "BF16" ? "bfloat16" : "float16";
+}
+
+void read_tokens(const GgufHeader& header, std::string_view label, Vocabulary& vocabulary) {
+  const auto* texts = header.strings("tokenizer.ggml.tokens");
+  if (texts == nullptr) fail("gguf", label, "the key 'tokenizer.ggml.tokens' is missing");
+  const auto* scores = header.numbers("tokenizer.ggml.scores");
+  const auto* types = header.integers("tokenizer.ggml.token_type");
+  if ((scores != nullptr && scores->size() != texts->size()) || (types != nullptr && types->size() != texts->size()))
+    fail("gguf", label, "the tokens, their scores and their types are not equally many");
+  for (size_t i = 0; i < texts->size(); ++i) {
+    VocabularyEntry entry{.text = (*texts)[i]};
+    if (scores != nullptr) entry.score = static_cast<float>((*scores)[i]);
+    const int64_t type = types == nullptr ? 1 : (*types)[i];
+    if (type < 0 || type > 6) fail("gguf", label, "the token type " + std::to_string(type) + " is not known");
+    entry.type = static_cast<TokenType>(std::max<int64_t>(type, 1));  // 0: not defined
+    vocabulary.tokens.push_back(std::move(entry));
+  }
+}
+
+void check_token_ids(const Vocabulary& vocabulary, std::string_view label) {
+  for (const auto& id : {vocabulary.bos, vocabulary.eos, vocabulary.unknown, vocabulary.padding})
+    if (id && static_cast<size_t>(*id) >= vocabulary.tokens.size())
+      fail("gguf", label, "the special token " + std::to_string(*id) + " is not in the vocabulary");
+}
+
+}  // namespace
+
+Json config_of_gguf(const GgufHeader& header, const std::vector<double>& factors, std::string_view label) {
+  const Family& family = family_of(header, label);
+  const Keys keys(header, std::string(family.gguf_architecture), label);
+  Json config{{"architectures", {family.architecture}}, {"model_type", family.model_type}, {"hidden_act", "silu"}};
+  read_sizes(keys, header, label, config);
+  const auto eps = keys.number("attention.layer_norm_rms_epsilon");
+  if (!eps) fail("gguf", label, "the key 'attention.layer_norm_rms_epsilon' is missing");
+  config["rms_norm_eps"] = *eps;
+  read_rope(keys, factors, label, config);
+  read_switches(header, family, config);
+  if (family.window == Family::Window::kEveryLayer)
+    config["sliding_window"] = keys.required("attention.sliding_window");
+  read_token_ids(header, config);
+  config["dtype"] = dtype_of(header);
+  return config;
+}
+
+Vocabulary vocabulary_of_gguf(const GgufHeader& header, std::string_view label) {
+  const auto model = header.string("tokenizer.ggml.model");
+  if (!model) fail("gguf", label, "there is no tokenizer in the file");
+  if (*model != "llama" && *model != "gpt2")
+    fail("gguf", label, "the tokenizer '" + *model + "' is not supported", "Supported are llama and gpt2");
+  const bool pieces = *model == "llama";
+  Vocabulary vocabulary;
+  vocabulary.kind = pieces ? Vocabulary::Kind::kSentencePiece : Vocabulary::Kind::kByteLevelBpe;
+  vocabulary.pre = header.string("tokenizer.ggml.pre").value_or("default");
+  read_tokens(header, label, vocabulary);
+  if (const auto* merges = header.strings("tokenizer.ggml.merges")) vocabulary.merges = *merges;
+  const bool llama3 = vocabulary.pre == "llama-bpe" || vocabulary.pre == "llama3" || vocabulary.pre == "llama-v3";
+  vocabulary.add_bos = header.boolean("tokenizer.ggml.add_bos_token").value_or(pieces || llama3);
+  vocabulary.add_eos = header.boolean("tokenizer.ggml.add_eos_token").value_or(false);
+  vocabulary.add_space_prefix = header.boolean("tokenizer.ggml.add_space_prefix").value_or(pieces);
+  vocabulary.bos = token_id(header, "bos_token_id");
+  vocabulary.eos = token_id(header, "eos_token_id");
+  vocabulary.unknown = token_id(header, "unknown_token_id");
+  vocabulary.padding = token_id(header, "padding_token_id");
+  check_token_ids(vocabulary, label);
+  return vocabulary;
+}
+
+}  // namespace retort
