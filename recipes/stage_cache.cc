@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -22,6 +23,14 @@ namespace retort {
 namespace {
 
 constexpr int64_t kSettledNanoseconds = 2'000'000'000;  // a file as young as this may change within its time stamp
+
+// Reports that lie beside a model and say how it was made, times included: no part of its content.
+constexpr std::array<std::string_view, 2> kReports{"retort.json", "metrics.jsonl"};
+
+bool is_content(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  return entry.is_regular_file() && std::find(kReports.begin(), kReports.end(), name) == kReports.end();
+}
 
 struct Stamp {
   int64_t size = 0, changed = 0;  // nanoseconds since 1970
@@ -107,7 +116,7 @@ std::string DigestMemo::of(const fs::path& path) {
   const fs::path root = fs::canonical(path);
   std::vector<fs::path> files;
   for (const auto& entry : fs::recursive_directory_iterator(root))
-    if (entry.is_regular_file()) files.push_back(entry.path());
+    if (is_content(entry)) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   Digest digest;
   for (const fs::path& file : files) digest.update(file.lexically_relative(root).string() + '\0' + of_file(file));
@@ -160,7 +169,7 @@ StageRecord StageCache::run(const Stage& stage, const std::string& key, const Js
   StageRecord record{result.json, result.as_asked, seconds.count(), 0, ""};
   if (stage.has_output()) {
     record.bytes = bytes_below(output);
-    record.digest = digest_of_path(output);
+    record.digest = digests_.of(output);
   }
   const Json json{{"stage", stage.name},          {"operation", operation.name},
                   {"version", operation.version}, {"params", values},

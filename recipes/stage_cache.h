@@ -18,7 +18,8 @@ namespace retort {
 class DigestMemo {
  public:
   explicit DigestMemo(std::filesystem::path store);   // a damaged store counts as empty
-  std::string of(const std::filesystem::path& path);  // equals digest_of_path
+  // As digest_of_path, without the reports in a directory (retort.json, metrics.jsonl): the times in them differ.
+  std::string of(const std::filesystem::path& path);
   void save() const;
 
  private:

@@ -313,6 +313,9 @@ TEST(DigestMemo, ReadsAFileAgainOnlyWhenItChanged) {
   EXPECT_EQ(DigestMemo(directory / "store.json").of(directory / "model"), digest);
   fs::last_write_time(directory / "model/a", old + std::chrono::seconds(1));
   EXPECT_EQ(DigestMemo(directory / "store.json").of(directory / "model"), digest_of_path(directory / "model"));
+  write_file(directory / "model/retort.json", "how long it took");
+  EXPECT_EQ(DigestMemo(directory / "store.json").of(directory / "model"), memo.of(directory / "model"));
+  fs::remove(directory / "model/retort.json");
   write_file(directory / "store.json", "[damaged");
   EXPECT_EQ(DigestMemo(directory / "store.json").of(directory / "model"), digest_of_path(directory / "model"));
 }
