@@ -22,6 +22,8 @@ endfunction()
 retort_find_static(xxhash xxhash.h xxhash)
 retort_find_static(pcre2 pcre2.h pcre2-8)
 target_compile_definitions(retort::pcre2 INTERFACE PCRE2_STATIC PCRE2_CODE_UNIT_WIDTH=8)
+retort_find_static(utf8proc utf8proc.h utf8proc)
+target_compile_definitions(retort::utf8proc INTERFACE UTF8PROC_STATIC)
 retort_find_static(yaml yaml-cpp/yaml.h yaml-cpp)
 
 if(RETORT_TORCH)

@@ -13,7 +13,7 @@ install_packages() {
   local wanted=(cmake ninja-build ccache g++ python3 python3-pip python3-venv xz-utils
     libeigen3-dev libboost-program-options-dev libhdf5-dev libfmt-dev libgtest-dev libgmock-dev
     nlohmann-json3-dev libyaml-cpp-dev libpcre2-dev libprotobuf-dev protobuf-compiler
-    libxxhash-dev libbenchmark-dev)
+    libutf8proc-dev libxxhash-dev libbenchmark-dev)
   local missing=()
   for package in "${wanted[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -1,0 +1,143 @@
+// Every component and every tokenizer at hand against goldens of Hugging Face tokenizers and SentencePiece
+// (tests/oracles/make_tokenizer_goldens.py).
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/base/json.h"
+#include "core/tokenizer/tokenizer.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kGolden = fs::path(RETORT_SOURCE_DIR) / "tests/golden/tokenizer";
+const fs::path kShared = fs::path(RETORT_SOURCE_DIR) / "../shared/data";
+
+// ---- what the script computes ----
+
+// CRC-32 (IEEE 802.3), bit by bit.
+class Digest32 {
+ public:
+  Digest32& add(std::string_view text) {
+    for (const char c : text) byte(static_cast<uint8_t>(c));
+    byte(0);
+    return *this;
+  }
+  Digest32& add(const std::vector<int32_t>& ids) {
+    std::string text;
+    for (const int32_t id : ids) text += std::to_string(id) + " ";
+    return add(text);
+  }
+  std::string hex() const {
+    char text[9];
+    std::snprintf(text, sizeof text, "%08x", ~crc_);
+    return text;
+  }
+
+ private:
+  void byte(uint8_t value) {
+    crc_ ^= value;
+    for (int bit = 0; bit < 8; ++bit) crc_ = (crc_ >> 1) ^ (crc_ & 1 ? 0xEDB88320u : 0);
+  }
+  uint32_t crc_ = ~0u;
+};
+
+std::string text_of(const Json& entry) {
+  std::string text;
+  if (entry.contains("hex")) {
+    const auto hex = entry["hex"].get<std::string>();
+    for (size_t i = 0; i < hex.size(); i += 2) text += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    return text;
+  }
+  for (const Json& part : entry["parts"])
+    for (int i = 0; i < part[1].get<int>(); ++i) text += part[0].get<std::string>();
+  return text;
+}
+
+const std::vector<std::string>& corpus() {
+  static const std::vector<std::string> texts = [] {
+    std::vector<std::string> all;
+    const Json file = read_json_file(kGolden / "corpus.json");
+    for (const Json& entry : file["texts"]) all.push_back(text_of(entry));
+    return all;
+  }();
+  return texts;
+}
+
+std::vector<std::vector<int32_t>> id_lists(int64_t size) {
+  std::vector<std::vector<int32_t>> lists{{}, {0}, {static_cast<int32_t>(size - 1)}, {}, {}, {}};
+  for (int64_t i = 0; i < std::min<int64_t>(size, 600); ++i) lists[3].push_back(static_cast<int32_t>(i));
+  for (int64_t i = 0; i < 300; ++i) {
+    lists[4].push_back(static_cast<int32_t>((i * 7919 + 13) % size));
+    lists[5].push_back(static_cast<int32_t>((i * 104729 + 1) % size));
+  }
+  return lists;
+}
+
+std::vector<std::string> words(const Json& text) {
+  std::istringstream stream(text.get<std::string>());
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+
+std::string shown(const std::vector<int32_t>& ids) {
+  std::string text;
+  for (size_t i = 0; i < std::min<size_t>(ids.size(), 60); ++i) text += std::to_string(ids[i]) + ",";
+  return text;
+}
+
+void expect_equal(const Tokenizer& tokenizer, const Json& golden, const std::string& name) {
+  EXPECT_EQ(tokenizer.size(), golden["size"].get<int64_t>()) << name;
+  const auto expected = words(golden["texts"]);
+  ASSERT_EQ(expected.size(), corpus().size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto ids = tokenizer.encode(corpus()[i]), plain = tokenizer.encode(corpus()[i], false);
+    const auto text = tokenizer.decode(ids), skipped = tokenizer.decode(ids, true);
+    EXPECT_EQ(Digest32().add(ids).add(plain).add(text).add(skipped).hex(), expected[i])
+        << name << " text " << i << " '" << corpus()[i].substr(0, 200) << "'\n  ids " << shown(ids) << "\n  plain "
+        << shown(plain) << "\n  decoded '" << text.substr(0, 200) << "'\n  skipped '" << skipped.substr(0, 200) << "'";
+  }
+  const auto lists = id_lists(tokenizer.size());
+  const auto expected_lists = words(golden["lists"]);
+  ASSERT_EQ(expected_lists.size(), lists.size());
+  for (size_t i = 0; i < lists.size(); ++i)
+    EXPECT_EQ(Digest32().add(tokenizer.decode(lists[i])).add(tokenizer.decode(lists[i], true)).hex(), expected_lists[i])
+        << name << " list " << i;
+}
+
+std::string component_json(const Json& models, const Json& golden) {
+  Json json{{"version", "1.0"}};
+  for (const char* key : {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"}) json[key] = golden[key];
+  json["model"] = models[golden["model"].get<std::string>()];
+  return json.dump();
+}
+
+TEST(TokenizerGolden, EveryComponentEqualsTheReference) {
+  const Json models = read_json_file(kGolden / "models.json");
+  const Json golden = read_json_file(kGolden / "components.json");
+  for (const auto& [name, expected] : golden["cases"].items()) {
+    try {
+      expect_equal(*tokenizer_from_json(component_json(models, expected), "", name), expected, name);
+    } catch (const Error& error) {
+      ADD_FAILURE() << name << ": " << error.what();
+    }
+  }
+}
+
+TEST(TokenizerGolden, TheCheckpointsAtHandEqualTheReference) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "../shared/data is absent: the tokenizers of real models are not compared";
+  const Json golden = read_json_file(kGolden / "checkpoints.json");
+  for (const auto& [path, expected] : golden["cases"].items()) {
+    const auto tokenizer = tokenizer_from_json(read_text_file(kShared / path / "tokenizer.json"),
+                                               read_text_file(kShared / path / "tokenizer_config.json"), path);
+    expect_equal(*tokenizer, expected, path);
+  }
+}
+
+}  // namespace
+}  // namespace retort
