@@ -66,13 +66,26 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
 
 void AlignedBuffer::Free::operator()(std::byte* p) const { std::free(p); }
 
-PackedMatrix::PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads)
-    : type_(type_for(tensor.scheme, float_math)), rows_(tensor.rows()), cols_(tensor.cols()), packed_cols_(cols_) {
-  if (is_integer()) {
-    load_integer(source.read_quantized(tensor), tensor.name, threads);
-  } else {
+PackedMatrix::PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads) {
+  if (tensor.scheme.is_dense() || float_math) {
+    type_ = type_for(tensor.scheme, float_math);
+    rows_ = tensor.rows();
+    cols_ = packed_cols_ = tensor.cols();
     load_dense(source, tensor, threads);
+  } else {
+    *this = PackedMatrix(source.read_quantized(tensor), tensor.name, threads);
   }
+}
+
+PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads)
+    : type_(type_for(matrix.scheme, false)), rows_(matrix.rows), cols_(matrix.cols), zero_(matrix.scheme.middle()) {
+  place_columns(matrix, name);
+  tile_bytes_ = tile_size(type_, packed_cols_);
+  const auto per_matrix = static_cast<size_t>(tile_count() * groups_ * kTileRows);
+  data_ = AlignedBuffer(static_cast<size_t>(tile_count() * tile_bytes_));
+  scales_ = AlignedBuffer(per_matrix * sizeof(uint16_t));
+  if (!matrix.zeros.empty()) zeros_ = AlignedBuffer(per_matrix);
+  threads.run(tile_count(), [&](int64_t tile) { pack_tile(matrix, tile); });
 }
 
 uint64_t PackedMatrix::estimate_bytes(const ModelTensor& tensor, bool float_math) {
@@ -128,17 +141,6 @@ void PackedMatrix::place_columns(const QuantizedMatrix& matrix, std::string_view
     if (at >= size) fail("runtime", name, "a group has more columns than the scheme's group size");
     columns_[static_cast<size_t>(group * padded + at)] = static_cast<int32_t>(c);
   }
-}
-
-void PackedMatrix::load_integer(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads) {
-  place_columns(matrix, name);
-  zero_ = matrix.scheme.middle();
-  tile_bytes_ = tile_size(type_, packed_cols_);
-  const auto per_matrix = static_cast<size_t>(tile_count() * groups_ * kTileRows);
-  data_ = AlignedBuffer(static_cast<size_t>(tile_count() * tile_bytes_));
-  scales_ = AlignedBuffer(per_matrix * sizeof(uint16_t));
-  if (!matrix.zeros.empty()) zeros_ = AlignedBuffer(per_matrix);
-  threads.run(tile_count(), [&](int64_t tile) { pack_tile(matrix, tile); });
 }
 
 void PackedMatrix::pack_tile(const QuantizedMatrix& matrix, int64_t tile) {

@@ -39,6 +39,8 @@ class PackedMatrix {
   // Dense types keep their 16 or 32 bits; integer types of 2 to 4 bits become 4-bit tiles, 8 bits 8-bit tiles.
   // With `float_math`, everything becomes float32.
   PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads);
+  // An integer matrix; errors call it `name`.
+  PackedMatrix(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads);
 
   WeightType type() const { return type_; }
   int64_t rows() const { return rows_; }
@@ -57,7 +59,6 @@ class PackedMatrix {
 
  private:
   void load_dense(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads);
-  void load_integer(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads);
   void place_columns(const QuantizedMatrix& matrix, std::string_view name);
   void pack_tile(const QuantizedMatrix& matrix, int64_t tile);
 
