@@ -67,23 +67,18 @@ std::string described(const ParamSpec& spec) {
 void add_option(po::options_description& group, const ParamSpec& spec) {
   const std::string name = std::string(spec.name) + (spec.name == "output" ? ",o" : spec.name == "help" ? ",h" : "");
   if (spec.type == ParamType::kFlag)
-    group.add_options()(name.c_str(), described(spec).c_str());
+    group.add_options()(name.c_str(), "");
   else
-    group.add_options()(name.c_str(), po::value<std::string>()->value_name(value_name(spec)), described(spec).c_str());
+    group.add_options()(name.c_str(), po::value<std::string>(), "");
 }
 
-po::options_description own_options(const Operation& operation, bool positional) {
-  po::options_description group("Options", 110, 60);
-  for (const ParamSpec& spec : operation.params)
-    if (spec.positional == positional) add_option(group, spec);
-  return group;
-}
-
-po::options_description common_options(const Operation& operation) {
-  po::options_description group("Options of every command", 110, 60);
+po::options_description all_options(const Operation& operation) {
+  po::options_description all;
+  for (const ParamSpec& spec : operation.params) add_option(all, spec);
   for (const ParamSpec& spec : kShared)
-    if (!is_own(operation, spec.name)) add_option(group, spec);
-  return group;
+    if (!is_own(operation, spec.name)) add_option(all, spec);
+  all.add_options()(kExtra, po::value<std::string>());
+  return all;
 }
 
 std::vector<std::string> option_names(const Operation& operation) {
@@ -100,9 +95,7 @@ std::vector<std::string> option_names(const Operation& operation) {
 }
 
 std::vector<po::basic_option<char>> tokenize(const Operation& operation, const std::vector<std::string>& arguments) {
-  po::options_description all;
-  all.add(own_options(operation, false)).add(own_options(operation, true)).add(common_options(operation));
-  all.add_options()(kExtra, po::value<std::string>());
+  const po::options_description all = all_options(operation);
   po::positional_options_description positions;
   for (const ParamSpec& spec : operation.params)
     if (spec.positional) positions.add(std::string(spec.name).c_str(), 1);
@@ -158,6 +151,30 @@ const Operation& required_operation(std::span<const Operation> table, const std:
              "The nearest is '" + nearest_name(name, names) + "'; `retort --help` lists all");
 }
 
+constexpr size_t kHelpColumn = 30, kHelpWidth = 110;
+
+// "  -o, --output PATH      where the result goes", with the text wrapped in its column.
+std::string help_entry(const std::string& name, const std::string& description) {
+  std::string text, line = "  " + name;
+  std::istringstream words(description);
+  if (line.size() + 2 > kHelpColumn) text += std::exchange(line, "") + "\n";
+  line.resize(kHelpColumn - 1, ' ');
+  for (std::string word; words >> word;) {
+    if (line.size() + 1 + word.size() > kHelpWidth) {
+      text += line + "\n";
+      line.assign(kHelpColumn - 1, ' ');
+    }
+    line += " " + word;
+  }
+  return text + line + "\n";
+}
+
+std::string option_form(const ParamSpec& spec) {
+  const std::string letter = spec.name == "output" ? "-o, " : spec.name == "help" ? "-h, " : "";
+  const std::string value = spec.type == ParamType::kFlag ? "" : " " + value_name(spec);
+  return letter + "--" + std::string(spec.name) + value;
+}
+
 std::string usage_line(const Operation& operation) {
   std::string line = "retort " + std::string(operation.name);
   for (const ParamSpec& spec : operation.params)
@@ -192,29 +209,29 @@ CommandLine parse_command_line(std::span<const Operation> table, const std::vect
 }
 
 std::string program_help(std::span<const Operation> table) {
-  std::ostringstream text;
-  text << "Usage: retort COMMAND [OPTIONS] [ARGUMENTS]\n\nCommands:\n";
+  std::string text = "Usage: retort COMMAND [OPTIONS] [ARGUMENTS]\n\nCommands:\n";
   for (const Operation& operation : table) {
     std::string name(operation.name);
     name.resize(std::max<size_t>(12, name.size() + 1), ' ');
-    text << "  " << name << operation.summary << "\n";
+    text.append("  ").append(name).append(operation.summary).append("\n");
   }
-  text << "\n`retort COMMAND --help` shows the options of a command; `retort --version` the version.\n"
-       << "Exit codes: 0 done as asked, 1 failed, 2 wrong usage, 3 finished but not as asked, 130 interrupted.";
-  return text.str();
+  return text +
+         "\n`retort COMMAND --help` shows the options of a command; `retort --version` the version.\n"
+         "Exit codes: 0 done as asked, 1 failed, 2 wrong usage, 3 finished but not as asked, 130 interrupted.";
 }
 
 std::string command_help(const Operation& operation) {
-  std::ostringstream text;
-  text << "Usage: " << usage_line(operation) << "\n\n" << operation.summary << "\n\n";
+  std::string text = "Usage: " + usage_line(operation) + "\n\n" + std::string(operation.summary) + "\n\n";
   for (const ParamSpec& spec : operation.params)
-    if (spec.positional) text << "  " << upper(spec.name) << ": " << described(spec) << "\n";
-  const po::options_description own = own_options(operation, false);
-  if (!own.options().empty()) text << "\n" << own;
-  text << "\n" << common_options(operation);
-  std::string shown = text.str();
-  while (shown.ends_with('\n')) shown.pop_back();
-  return shown;
+    if (spec.positional) text += help_entry(upper(spec.name), described(spec));
+  text += "\nOptions:\n";
+  for (const ParamSpec& spec : operation.params)
+    if (!spec.positional) text += help_entry(option_form(spec), described(spec));
+  text += "\nOptions of every command:\n";
+  for (const ParamSpec& spec : kShared)
+    if (!is_own(operation, spec.name)) text += help_entry(option_form(spec), described(spec));
+  text.pop_back();
+  return text;
 }
 
 }  // namespace retort

@@ -60,7 +60,9 @@ class DirectorySource final : public ModelSource {
   std::span<const std::string> problems() const override { return problems_; }
   std::span<const SideFile> side_files() const override { return side_files_; }
   std::string chat_template() const override { return chat_template_of_side_files(*this); }
-  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(*this); }
+  std::unique_ptr<Tokenizer> tokenizer() const override {
+    return tokenizer_from_side_files(side_files(), path_.string());
+  }
 
   void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
   void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;

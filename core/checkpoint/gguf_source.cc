@@ -176,4 +176,9 @@ void GgufSource::read_dense(const ModelTensor& tensor, int64_t first, int64_t co
 
 std::unique_ptr<ModelSource> open_gguf(const fs::path& path) { return std::make_unique<GgufSource>(path); }
 
+std::unique_ptr<Tokenizer> tokenizer_of_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  return tokenizer_from_vocabulary(vocabulary_of_gguf(file.header(), path.string()), path.string());
+}
+
 }  // namespace retort

@@ -62,4 +62,11 @@ std::unique_ptr<ModelSource> open_model(const fs::path& path) {
        "Give a Hugging Face directory, a native quantized directory or a GGUF file");
 }
 
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
+  if (!fs::exists(path)) fail("tokenizer", path.string(), "there is no such file or directory");
+  if (fs::is_directory(path)) return tokenizer_from_side_files(read_side_files(path), path.string());
+  if (starts_with_gguf(path)) return tokenizer_of_gguf(path);
+  fail("tokenizer", path.string(), "not a model", "Give a directory with a tokenizer or a GGUF file");
+}
+
 }  // namespace retort

@@ -64,6 +64,8 @@ class ModelSource {
 
 // Opens whatever lies at `path`; what cannot be read is refused with the reason.
 std::unique_ptr<ModelSource> open_model(const std::filesystem::path& path);
+// The tokenizer alone: weights may be absent, and the family need not be one that is read.
+std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path);
 
 // What is known of a quantized tensor beyond its bytes: kept in the artifact, printed by reports.
 struct TensorReport {

@@ -65,13 +65,16 @@ std::string chat_template_of_side_files(const ModelSource& source) {
   return {};
 }
 
-std::unique_ptr<Tokenizer> tokenizer_from_side_files(const ModelSource& source) {
-  const std::string label = source.path().string();
-  const SideFile* settings = source.side_file("tokenizer_config.json");
+std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label) {
+  const auto find = [&](std::string_view name) {
+    const auto found = std::find_if(files.begin(), files.end(), [&](const SideFile& f) { return f.name == name; });
+    return found == files.end() ? nullptr : &*found;
+  };
+  const SideFile* settings = find("tokenizer_config.json");
   const std::string_view config = settings == nullptr ? std::string_view() : settings->bytes;
-  if (const SideFile* file = source.side_file("tokenizer.json"))
+  if (const SideFile* file = find("tokenizer.json"))
     return tokenizer_from_json(file->bytes, config, label + "/tokenizer.json");
-  if (const SideFile* file = source.side_file("tokenizer.model"))
+  if (const SideFile* file = find("tokenizer.model"))
     return tokenizer_from_sentencepiece(std::as_bytes(std::span(file->bytes)), config, label + "/tokenizer.model");
   fail("tokenizer", label, "there is neither a tokenizer.json nor a tokenizer.model");
 }

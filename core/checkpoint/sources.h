@@ -12,7 +12,8 @@ std::unique_ptr<ModelSource> open_gguf(const std::filesystem::path& path);
 void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t given, size_t needed);
 
 // From tokenizer.json or, without it, tokenizer.model, and tokenizer_config.json.
-std::unique_ptr<Tokenizer> tokenizer_from_side_files(const ModelSource& source);
+std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label);
+std::unique_ptr<Tokenizer> tokenizer_of_gguf(const std::filesystem::path& path);
 std::string chat_template_of_side_files(const ModelSource& source);
 
 // The lines that tell of `names`, tensors that the configuration does not ask for; a long list is cut.

@@ -138,7 +138,7 @@ TEST_F(Cli, PrintsVersionAndHelp) {
   EXPECT_THAT(command.out, StartsWith("Usage: retort make [MODEL] [OPTIONS]\n"));
   EXPECT_THAT(command.out, HasSubstr("[default: 10]"));
   EXPECT_THAT(command.out, HasSubstr("--order none|activation"));
-  EXPECT_THAT(command.out, HasSubstr("-o [ --output ] PATH"));
+  EXPECT_THAT(command.out, HasSubstr("  -o, --output PATH           where the result goes"));
   EXPECT_EQ(command.err, "");
 }
 
