@@ -1,0 +1,105 @@
+// The table of operations itself, and the program that is made from it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "cli/options.h"
+#include "core/base/json.h"
+#include "recipes/operation.h"
+#include "tests/cli/spawn.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Finished;
+using ::testing::HasSubstr;
+
+TEST(Operations, HaveOneNameEachAndOneForEachParameter) {
+  std::set<std::string_view> names;
+  for (const Operation& operation : operations()) {
+    EXPECT_TRUE(names.insert(operation.name).second) << operation.name;
+    EXPECT_NE(operation.run, nullptr) << operation.name;
+    EXPECT_FALSE(operation.summary.empty()) << operation.name;
+    EXPECT_GE(operation.version, 1) << operation.name;
+    std::set<std::string_view> params;
+    for (const ParamSpec& spec : operation.params) {
+      EXPECT_TRUE(params.insert(spec.name).second) << operation.name << " " << spec.name;
+      EXPECT_FALSE(spec.help.empty()) << operation.name << " " << spec.name;
+      EXPECT_FALSE(spec.required && !spec.fallback.empty()) << operation.name << " " << spec.name;
+    }
+  }
+}
+
+TEST(Operations, HaveDefaultsThatPassTheirOwnChecks) {
+  for (const Operation& operation : operations()) {
+    std::vector<ParamSpec> optional;
+    for (const ParamSpec& spec : operation.params)
+      if (!spec.required) optional.push_back(spec);
+    EXPECT_NO_THROW(check_params(optional, Json::object(), operation.name)) << operation.name;
+  }
+}
+
+TEST(Operations, WriteByFormatOnlyWithAFormat) {
+  for (const Operation& operation : operations()) {
+    const bool has_format = std::any_of(operation.params.begin(), operation.params.end(),
+                                        [](const ParamSpec& spec) { return spec.name == "format"; });
+    EXPECT_TRUE(operation.output != OutputKind::kByFormat || has_format) << operation.name;
+  }
+}
+
+class Program : public ::testing::Test {
+ protected:
+  Finished retort(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), RETORT_PROGRAM);
+    return testing::run(arguments, directory_);
+  }
+  const std::string teacher_ = std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart/teacher";
+  fs::path directory_ = testing::fresh_directory("program");
+};
+
+TEST_F(Program, ExplainsEveryCommand) {
+  const std::string general = retort({"--help"}).out;
+  for (const Operation& operation : operations()) {
+    const std::string name(operation.name);
+    EXPECT_THAT(general, HasSubstr("\n  " + name + " "));
+    const Finished help = retort({name, "--help"});
+    EXPECT_EQ(help.code, 0) << name;
+    for (const ParamSpec& spec : operation.params) {
+      const bool shown = help.out.find("--" + std::string(spec.name)) != std::string::npos;
+      EXPECT_NE(shown, spec.positional) << name << " " << spec.name;
+    }
+  }
+}
+
+TEST_F(Program, RefusesAModelThatIsNotThere) {
+  const Finished result = retort({"eval", "nowhere", "--text", "nothing"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(result.last_error_line(), "retort: [checkpoint] nowhere: there is no such file or directory");
+}
+
+// Ids from tokenizers 0.23.3 of Hugging Face on the same tokenizer.json.
+TEST_F(Program, TokenizesAsHuggingFaceDoes) {
+  testing::write_file(directory_ / "text", "It was a dark night,<|endoftext|> and\n\t\"42\" caf\xc3\xa9");
+  const std::string ids = "940 329 261 1160 896 14 0 282 201 200 4 22 20 4 1065 72 1854";
+  EXPECT_EQ(retort({"tokenize", teacher_, "--text", "text"}).out, ids + "\n");
+  const Json json = parse_json(retort({"tokenize", teacher_, "--text", "text", "--json"}).out, "standard output");
+  EXPECT_EQ(json["ids"][6], 0);
+  EXPECT_EQ(json["ids"].size(), 17u);
+  EXPECT_THAT(retort({"tokenize", teacher_, "--text", "text", "--plain"}).out, HasSubstr(" 14 30 94 708 "));
+  testing::write_file(directory_ / "ids", "940, 329\n261,1160");
+  EXPECT_EQ(retort({"tokenize", teacher_, "--decode", "--text", "ids"}).out, "It was a dark\n");
+  const std::string piped = "echo -n 'It was' | " RETORT_PROGRAM " tokenize " + teacher_;
+  EXPECT_EQ(testing::run({"/bin/bash", "-c", piped}, directory_).out, "940 329\n");
+}
+
+TEST_F(Program, RefusesWhatIsNoTokenId) {
+  testing::write_file(directory_ / "ids", "1 2 x3");
+  const Finished result = retort({"tokenize", teacher_, "--decode", "--text", "ids"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(result.last_error_line(), "retort: [tokenize] 'x3': not a token id");
+}
+
+}  // namespace
+}  // namespace retort
