@@ -9,6 +9,8 @@ std::span<const Operation> operations() {
   // In the order of `retort --help`. A local static: rows of other files are complete when it is first used.
   static const std::vector<Operation> table{
       kTokenizeOperation,
+      kExportOperation,
+      kVerifyOperation,
       kEvalOperation,
       kGenerateOperation,
       kBenchOperation,

@@ -1,0 +1,112 @@
+#include "export/exporter.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/arch/family.h"
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "export/formats.h"
+#include "export/tensors.h"
+
+namespace retort {
+namespace {
+
+constexpr std::array kFormats{
+    ExportFormat{"gguf", false, true, true, true, make_gguf_writer, {}},
+    ExportFormat{"onnx", true, true, true, true, make_onnx_writer, {}},
+    ExportFormat{"gptq", true, true, false, false, make_gptq_writer, {}},
+    ExportFormat{"hf", true, false, true, false, make_hf_writer, {}},
+    ExportFormat{"awq", true, true, false, false, nullptr, "gptq"},
+    ExportFormat{"compressed-tensors", true, true, false, false, nullptr, "gptq"},
+    ExportFormat{"mlx", true, true, false, false, nullptr, "gguf"},
+};
+
+// The first other format that holds the matrix exactly. Dense hf holds the values of any.
+std::string nearest_that_holds(const ModelSource& source, const PlannedTensor& planned, const QuantizedMatrix& matrix,
+                               std::string_view refusing) {
+  for (const ExportFormat& format : kFormats) {
+    if (format.make == nullptr || !format.integers || format.name == refusing) continue;
+    try {
+      const auto writer = format.make(source, {.format = std::string(format.name), .type = {}});
+      if (writer->refuses(planned, matrix).empty()) return std::string(format.name);
+    } catch (const Error&) {
+      continue;  // a format that refuses the whole model
+    }
+  }
+  return "hf";
+}
+
+void plan_quantized(const ModelSource& source, const ExportOptions& options, const ArtifactWriter& writer,
+                    PlannedTensor& planned) {
+  const QuantizedMatrix matrix = source.read_quantized(*planned.tensor);
+  planned.fallback = writer.refuses(planned, matrix);
+  if (planned.fallback.empty()) return;
+  if (!options.fallback_f16)
+    fail("export", planned.tensor->name, options.format + " cannot hold it exactly: " + planned.fallback,
+         "Use --format " + nearest_that_holds(source, planned, matrix, options.format) + ", or --fallback f16");
+  planned.dense = DType::kF16;
+}
+
+// Decides for every tensor, and reads what must be known of it, before anything is written.
+std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOptions& options,
+                                       const ExportFormat& format, const ArtifactWriter& writer, Context& context) {
+  std::vector<PlannedTensor> plan;
+  for (const ExpectedTensor& expected : expected_tensors(source.config())) {
+    context.check_interrupted();
+    const ModelTensor& tensor = source.at(expected.name);
+    PlannedTensor planned{
+        &tensor, expected.rule, expected.layer, options.type ? options.type : tensor.scheme.dense, {}};
+    if (!planned.dense && !format.integers) planned.dense = DType::kF32;
+    if (!planned.dense) plan_quantized(source, options, writer, planned);
+    if (format.vectors_in_f32 && tensor.shape.size() == 1) planned.dense = DType::kF32;
+    if (planned.dense == DType::kF16) check_f16_range(source, tensor);
+    plan.push_back(std::move(planned));
+  }
+  return plan;
+}
+
+std::vector<std::string> names_of_formats() {
+  std::vector<std::string> names;
+  for (const ExportFormat& format : kFormats) names.emplace_back(format.name);
+  return names;
+}
+
+}  // namespace
+
+std::span<const ExportFormat> export_formats() { return kFormats; }
+
+const ExportFormat& export_format(std::string_view name) {
+  const auto row = std::ranges::find(kFormats, name, &ExportFormat::name);
+  if (row == kFormats.end())
+    fail_usage("options", "--format", "'" + std::string(name) + "' is not a format",
+               "The nearest valid one is " + nearest_name(name, names_of_formats()));
+  if (row->make == nullptr)
+    fail_usage("options", "--format", "the format '" + std::string(name) + "' is not available yet",
+               "The nearest available one is " + std::string(row->instead));
+  return *row;
+}
+
+ExportSummary export_model(const ModelSource& source, const std::filesystem::path& output, const ExportOptions& options,
+                           Context& context) {
+  const ExportFormat& format = export_format(options.format);
+  if (options.type && !format.takes_type)
+    fail_usage("options", "--type", "the format '" + options.format + "' has no kinds to choose from");
+  const auto writer = format.make(source, options);
+  const auto plan = plan_export(source, options, format, *writer, context);
+  ExportSummary summary;
+  context.progress.begin("export " + options.format, static_cast<int64_t>(plan.size()), "tensors");
+  writer->begin(output, plan);
+  for (const PlannedTensor& planned : plan) {
+    context.check_interrupted();
+    writer->write(planned);
+    context.progress.update(++summary.tensors, planned.tensor->name);
+    summary.quantized += planned.dense ? 0 : 1;
+    if (!planned.fallback.empty()) summary.fallbacks.emplace_back(planned.tensor->name, planned.fallback);
+  }
+  writer->finish();
+  context.progress.end();
+  return summary;
+}
+
+}  // namespace retort

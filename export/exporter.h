@@ -1,0 +1,73 @@
+// Writing a model as other programs load it. One driver plans, checks and streams; a format is one ArtifactWriter
+// and one row in exporter.cc.
+// Goals: what a format can hold exactly is held exactly; what it cannot is refused before any byte is written.
+// Non-goal: choosing codes. The integers are the model's own.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/checkpoint/model_source.h"
+
+namespace retort {
+
+struct ExportOptions {
+  std::string format;
+  std::optional<DType> type;   // every tensor dense in this type (f32, f16, bf16); none: the model's own
+  bool fallback_f16 = false;   // a tensor that the format cannot hold is written in f16 instead of refused
+  int64_t accuracy_level = 0;  // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
+};
+
+// How one tensor will be written.
+struct PlannedTensor {
+  const ModelTensor* tensor;
+  const TensorRule* rule;
+  int64_t layer;               // -1: not per layer
+  std::optional<DType> dense;  // none: the model's integers in the format's layout
+  std::string fallback;        // why it is dense although the model has integers; empty: as asked
+};
+
+// One artifact being written. Made before the plan, so that the constructor can refuse a whole model.
+class ArtifactWriter {
+ public:
+  virtual ~ArtifactWriter() = default;
+  // Empty when the format holds this matrix exactly; otherwise the reason, as a sentence.
+  virtual std::string refuses(const PlannedTensor& tensor, const QuantizedMatrix& matrix) const = 0;
+  // `path` is the file to write, or a directory that exists. `plan` outlives the writer.
+  virtual void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) = 0;
+  virtual void write(const PlannedTensor& tensor) = 0;  // each of the plan once, in its order
+  virtual void finish() = 0;
+};
+
+struct ExportFormat {
+  std::string_view name;
+  bool directory;       // PATH is a directory, else a file
+  bool integers;        // holds codes and scales; else quantized tensors become f32, which is exact
+  bool takes_type;      // has kinds that --type chooses
+  bool vectors_in_f32;  // norms and biases are F32 whatever the type
+  // `source` outlives the writer. Null: not available yet.
+  std::unique_ptr<ArtifactWriter> (*make)(const ModelSource& source, const ExportOptions& options);
+  std::string_view instead;  // the nearest format that is available, where this one is not
+};
+
+std::span<const ExportFormat> export_formats();
+// A usage Error names the nearest valid format, or the nearest one that is available.
+const ExportFormat& export_format(std::string_view name);
+
+struct ExportSummary {
+  int64_t tensors = 0, quantized = 0;                          // written in all, and of them as integers
+  std::vector<std::pair<std::string, std::string>> fallbacks;  // tensor, reason
+};
+
+// Writes to `output` (staged by the caller; for a directory format it exists).
+ExportSummary export_model(const ModelSource& source, const std::filesystem::path& output, const ExportOptions& options,
+                           Context& context);
+
+}  // namespace retort

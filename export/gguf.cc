@@ -1,0 +1,146 @@
+// GGUF as llama.cpp loads it: metadata and vocabulary in front, then every tensor in ggml's blocks.
+#include "core/checkpoint/gguf.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+
+#include "core/base/error.h"
+#include "core/pack/packed_format.h"
+#include "export/formats.h"
+#include "export/gguf_metadata.h"
+#include "export/tensors.h"
+
+namespace retort {
+namespace {
+
+// The block type with room for a code of the scheme. A smaller code keeps its distance from the zero point.
+Scheme block_scheme(const Scheme& scheme) { return parse_scheme(scheme.bits <= 4 ? "q4_0" : "q8_0"); }
+
+std::string_view ggml_name(const Scheme& scheme) { return scheme.bits <= 4 ? "Q4_0" : "Q8_0"; }
+
+std::string_view ggml_name(DType type) {
+  switch (type) {
+    case DType::kF32: return "F32";
+    case DType::kF16: return "F16";
+    case DType::kBF16: return "BF16";
+    default: fail("export", name_of(type), "GGUF weights are F32, F16 or BF16", "Use --type");
+  }
+}
+
+// The scheme of the same numbers when their zero points have moved to the middle of the block's codes.
+Scheme centred(const Scheme& scheme) {
+  Scheme out = scheme;
+  out.symmetric = true;
+  if (!scheme.symmetric) out.bits = block_scheme(scheme).bits;
+  return out;
+}
+
+std::string refuses_blocks(const QuantizedMatrix& m) {
+  const Scheme block = block_scheme(m.scheme);
+  const int low = -block.middle(), high = block.max_code() - block.middle();
+  for (int64_t r = 0; r < m.rows && !m.zeros.empty(); ++r)
+    for (int64_t c = 0; c < m.cols; ++c) {
+      const int level = m.codes[static_cast<size_t>(r * m.cols + c)] - m.zero(r, m.group_of(c));
+      if (level < low || level > high) return name_of(block) + " has no zero points, and these codes need them";
+    }
+  QuantizedMatrix shape;
+  shape.scheme = centred(m.scheme);
+  shape.cols = m.cols;
+  shape.column_group = m.column_group;
+  return packed_format(name_of(block)).refuses(shape);
+}
+
+// llama.cpp rotates neighbouring rows of a head, the checkpoint rows half a head apart: result row h*d + 2i + s is
+// row h*d + s*d/2 + i.
+std::vector<int64_t> interleaved_rows(int64_t rows, int64_t head_dim) {
+  std::vector<int64_t> order(static_cast<size_t>(rows));
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t in_head = r % head_dim;
+    order[static_cast<size_t>(r)] = r - in_head + in_head % 2 * head_dim / 2 + in_head / 2;
+  }
+  return order;
+}
+
+class GgufExporter : public ArtifactWriter {
+ public:
+  GgufExporter(const ModelSource& source, const ExportOptions&) : source_(source), header_(gguf_metadata(source)) {}
+
+  std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {
+    return refuses_blocks(matrix);
+  }
+
+  void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
+    const auto factors = gguf_rope_factors(source_.config());
+    if (!factors.empty()) add_tensor("rope_freqs.weight", "F32", {static_cast<int64_t>(factors.size())});
+    for (const PlannedTensor& planned : plan)
+      add_tensor(gguf_name(*planned.rule, planned.layer), stored_type(planned), planned.tensor->shape);
+    add_gguf_file_type(header_, file_type(plan), fallback_notes(plan));
+    writer_ = std::make_unique<GgufWriter>(path, header_);
+    writer_->append(std::as_bytes(std::span(factors)));
+  }
+
+  void write(const PlannedTensor& planned) override {
+    const ModelTensor& tensor = *planned.tensor;
+    if (!planned.dense) return write_blocks(planned);
+    const auto append = [&](std::span<const std::byte> bytes) { writer_->append(bytes); };
+    if (!is_permuted(planned)) return stream_dense(source_, tensor, *planned.dense, append);
+    const auto bytes = read_dense(source_, tensor, *planned.dense);
+    const size_t row_bytes = bytes.size() / static_cast<size_t>(tensor.rows());
+    for (const int64_t row : row_order(tensor))
+      append(std::span(bytes).subspan(static_cast<size_t>(row) * row_bytes, row_bytes));
+  }
+
+  void finish() override { writer_->finish(); }
+
+ private:
+  void add_tensor(std::string name, std::string_view type_name, std::vector<int64_t> shape) {
+    const GgmlType& type = *find_ggml_type(type_name);
+    const int64_t elements = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+    const auto bytes = static_cast<uint64_t>(elements / type.block_elements * type.block_bytes);
+    header_.tensors.push_back({std::move(name), type.number, std::move(shape), 0, bytes});
+  }
+
+  static std::string_view stored_type(const PlannedTensor& planned) {
+    return planned.dense ? ggml_name(*planned.dense) : ggml_name(planned.tensor->scheme);
+  }
+
+  // The type that most weights of the layers have.
+  static std::string file_type(std::span<const PlannedTensor> plan) {
+    std::map<std::string_view, int64_t> elements;
+    for (const PlannedTensor& planned : plan)
+      if (planned.rule->input != Input::kNone) elements[stored_type(planned)] += planned.tensor->elements();
+    const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
+    return std::string(std::ranges::max_element(elements, less)->first);
+  }
+
+  bool is_permuted(const PlannedTensor& planned) const {
+    const Role role = planned.rule->role;
+    return source_.config().family->gguf_interleaved_rope && (role == Role::kQuery || role == Role::kKey);
+  }
+
+  std::vector<int64_t> row_order(const ModelTensor& tensor) const {
+    return interleaved_rows(tensor.rows(), source_.config().head_dim);
+  }
+
+  void write_blocks(const PlannedTensor& planned) {
+    const Scheme& scheme = planned.tensor->scheme;
+    QuantizedMatrix matrix = source_.read_quantized(*planned.tensor);
+    if (!scheme.symmetric) matrix = regrouped(matrix, centred(scheme));
+    if (is_permuted(planned)) matrix = permute_rows(matrix, row_order(*planned.tensor));
+    for (const PackedPart& part : packed_format(name_of(block_scheme(scheme))).pack(matrix))
+      writer_->append(part.bytes);
+  }
+
+  const ModelSource& source_;
+  GgufHeader header_;
+  std::unique_ptr<GgufWriter> writer_;
+};
+
+}  // namespace
+
+std::unique_ptr<ArtifactWriter> make_gguf_writer(const ModelSource& source, const ExportOptions& options) {
+  return std::make_unique<GgufExporter>(source, options);
+}
+
+}  // namespace retort

@@ -1,0 +1,173 @@
+#include "export/gguf_metadata.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "core/base/error.h"
+
+namespace retort {
+namespace {
+
+// Numbers of GGUF's value types, the index of GgufValue's alternatives.
+constexpr size_t kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8;
+
+class Metadata {
+ public:
+  void u32(std::string key, int64_t value) {
+    add(std::move(key), GgufValue(std::in_place_index<kU32>, static_cast<uint32_t>(value)));
+  }
+  void f32(std::string key, double value) {
+    add(std::move(key), GgufValue(std::in_place_index<kF32>, static_cast<float>(value)));
+  }
+  void boolean(std::string key, bool value) { add(std::move(key), GgufValue(std::in_place_index<kBool>, value)); }
+  void text(std::string key, std::string value) {
+    add(std::move(key), GgufValue(std::in_place_index<kString>, std::move(value)));
+  }
+  template <typename Values>
+  void array(std::string key, size_t type, Values values) {
+    add(std::move(key), std::make_shared<GgufArray>(GgufArray{static_cast<uint32_t>(type), std::move(values)}));
+  }
+  void id(std::string key, std::optional<int64_t> value) {
+    if (value) u32(std::move(key), *value);
+  }
+  GgufHeader take() { return std::move(header_); }
+
+ private:
+  void add(std::string key, GgufValue value) { header_.metadata.emplace_back(std::move(key), std::move(value)); }
+  GgufHeader header_;
+};
+
+// "5.8M", "1.1B".
+std::string size_label(int64_t parameters) {
+  const bool billions = parameters >= 1'000'000'000;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f%c", static_cast<double>(parameters) / (billions ? 1e9 : 1e6),
+                billions ? 'B' : 'M');
+  return text;
+}
+
+// llama.cpp attends to all tokens in these architectures. Within the window that is the same, so the context ends
+// there.
+int64_t exact_context(const ModelConfig& c) {
+  int64_t context = c.context_length;
+  for (const int64_t window : c.windows)
+    if (window > 0) context = std::min(context, window);
+  return context;
+}
+
+void add_sizes(Metadata& meta, const ModelConfig& c) {
+  const std::string arch(c.family->gguf_architecture);
+  meta.text("general.architecture", arch);
+  meta.text("general.type", "model");
+  meta.text("general.size_label", size_label(c.parameters()));
+  meta.u32(arch + ".vocab_size", c.vocab_size);
+  meta.u32(arch + ".context_length", exact_context(c));
+  meta.u32(arch + ".embedding_length", c.hidden_size);
+  meta.u32(arch + ".block_count", c.layers);
+  meta.u32(arch + ".feed_forward_length", c.ffn_size);
+  meta.u32(arch + ".attention.head_count", c.heads);
+  meta.u32(arch + ".attention.head_count_kv", c.kv_heads);
+  meta.u32(arch + ".attention.key_length", c.head_dim);
+  meta.u32(arch + ".attention.value_length", c.head_dim);
+  meta.f32(arch + ".attention.layer_norm_rms_epsilon", c.norm_eps);
+  meta.u32(arch + ".rope.dimension_count", c.head_dim);
+  meta.f32(arch + ".rope.freq_base", c.rope.theta);
+  if (c.family->window == Family::Window::kEveryLayer && c.windows.front() > 0)
+    meta.u32(arch + ".attention.sliding_window", c.windows.front());
+  if (c.rope.scaling != RopeScaling::kLinear) return;
+  meta.text(arch + ".rope.scaling.type", "linear");
+  meta.f32(arch + ".rope.scaling.factor", c.rope.factor);
+}
+
+// llama.cpp wants one token for every row of the embedding.
+std::vector<VocabularyEntry> padded_tokens(const Vocabulary& vocabulary, const ModelSource& source) {
+  std::vector<VocabularyEntry> tokens = vocabulary.tokens;
+  const auto rows = static_cast<size_t>(source.config().vocab_size);
+  if (tokens.size() > rows)
+    fail("export", source.path().string(), "the tokenizer has more tokens than the embedding has rows",
+         "Resize the embedding");
+  for (size_t i = tokens.size(); i < rows; ++i)
+    tokens.push_back({"[PAD" + std::to_string(i) + "]", -10000.0f, TokenType::kUnused});
+  return tokens;
+}
+
+void add_tokens(Metadata& meta, const Vocabulary& vocabulary, const ModelSource& source) {
+  std::vector<std::string> texts;
+  std::vector<double> scores;
+  std::vector<int64_t> types;
+  for (VocabularyEntry& token : padded_tokens(vocabulary, source)) {
+    texts.push_back(std::move(token.text));
+    scores.push_back(token.score);
+    types.push_back(static_cast<int64_t>(token.type));
+  }
+  meta.array("tokenizer.ggml.tokens", kString, std::move(texts));
+  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece) meta.array("tokenizer.ggml.scores", kF32, std::move(scores));
+  meta.array("tokenizer.ggml.token_type", kI32, std::move(types));
+  if (vocabulary.kind == Vocabulary::Kind::kByteLevelBpe)
+    meta.array("tokenizer.ggml.merges", kString, vocabulary.merges);
+}
+
+void add_vocabulary(Metadata& meta, const ModelSource& source) {
+  const auto tokenizer = source.tokenizer();
+  const Vocabulary& vocabulary = tokenizer->vocabulary();
+  const ModelConfig& c = source.config();
+  const bool bpe = vocabulary.kind == Vocabulary::Kind::kByteLevelBpe;
+  if (bpe && vocabulary.pre.empty())
+    fail("export", source.path().string(), "its pre-tokenizer is none of those that llama.cpp has",
+         "Use --format onnx, gptq or hf, which keep tokenizer.json");
+  meta.text("tokenizer.ggml.model", bpe ? "gpt2" : "llama");
+  meta.text("tokenizer.ggml.pre", bpe ? vocabulary.pre : "default");
+  add_tokens(meta, vocabulary, source);
+  std::optional<int64_t> bos = c.bos_id, eos;
+  if (!c.eos_ids.empty()) eos = c.eos_ids.front();
+  if (vocabulary.bos) bos = *vocabulary.bos;
+  if (vocabulary.eos) eos = *vocabulary.eos;
+  meta.id("tokenizer.ggml.bos_token_id", bos);
+  meta.id("tokenizer.ggml.eos_token_id", eos);
+  meta.id("tokenizer.ggml.unknown_token_id", vocabulary.unknown);
+  meta.id("tokenizer.ggml.padding_token_id", vocabulary.padding);
+  meta.boolean("tokenizer.ggml.add_bos_token", vocabulary.add_bos);
+  meta.boolean("tokenizer.ggml.add_eos_token", vocabulary.add_eos);
+  if (!bpe) meta.boolean("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix);
+  if (const std::string chat = source.chat_template(); !chat.empty()) meta.text("tokenizer.chat_template", chat);
+}
+
+}  // namespace
+
+GgufHeader gguf_metadata(const ModelSource& source) {
+  const ModelConfig& c = source.config();
+  if (c.family->qk_norm && c.qkv_bias)
+    fail("export", tensor_name(c, Role::kQuery, 0, Part::kBias),
+         "llama.cpp's '" + std::string(c.family->gguf_architecture) + "' has no biases in attention",
+         "Use --format onnx or hf");
+  Metadata meta;
+  add_sizes(meta, source.config());
+  add_vocabulary(meta, source);
+  return meta.take();
+}
+
+void add_gguf_file_type(GgufHeader& header, std::string_view type, std::span<const std::string> fallbacks) {
+  // llama.cpp's LLAMA_FTYPE numbers.
+  constexpr std::array<std::pair<std::string_view, uint32_t>, 5> kNumbers{
+      {{"F32", 0}, {"F16", 1}, {"Q4_0", 2}, {"Q8_0", 7}, {"BF16", 32}}};
+  const auto row = std::ranges::find(kNumbers, type, &std::pair<std::string_view, uint32_t>::first);
+  header.metadata.emplace_back("general.file_type", GgufValue(std::in_place_index<kU32>, row->second));
+  header.metadata.emplace_back("general.quantization_version", GgufValue(std::in_place_index<kU32>, 2u));
+  if (fallbacks.empty()) return;
+  auto notes =
+      std::make_shared<GgufArray>(GgufArray{kString, std::vector<std::string>(fallbacks.begin(), fallbacks.end())});
+  header.metadata.emplace_back("retort.fallbacks", std::move(notes));
+}
+
+std::vector<float> gguf_rope_factors(const ModelConfig& config) {
+  if (config.rope.scaling != RopeScaling::kLlama3) return {};
+  ModelConfig unscaled = config;
+  unscaled.rope.scaling = RopeScaling::kNone;
+  std::vector<float> factors = rope_frequencies(unscaled);
+  const std::vector<float> scaled = rope_frequencies(config);
+  std::ranges::transform(factors, scaled, factors.begin(), [](float from, float to) { return from / to; });
+  return factors;
+}
+
+}  // namespace retort

@@ -1,0 +1,33 @@
+// Re-opens an artifact with reading code that shares nothing with the writers, and compares it element by element
+// with the model that it was made from.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/checkpoint/model_source.h"
+
+namespace retort {
+
+struct VerifyResult {
+  std::string format;
+  int64_t tensors_compared = 0;
+  int64_t codes_different = 0;           // elements whose code minus zero point is another integer
+  int64_t scales_different = 0;          // groups of the artifact whose scale is another f16 number
+  int64_t values_different = 0;          // elements of dense tensors with other bytes
+  bool tokenizer_equal = false;          // same ids for a hard text, and the same bytes where it is stored as files
+  bool template_equal = false;           // the chat template, byte for byte
+  std::vector<std::string> differences;  // one line for each tensor that differs
+
+  bool equal() const {
+    return codes_different + scales_different + values_different == 0 && tokenizer_equal && template_equal;
+  }
+};
+
+// `artifact`: a GGUF file, or a directory that `export` wrote (onnx, gptq, hf). What cannot be read is an Error.
+VerifyResult verify_artifact(const std::filesystem::path& artifact, const ModelSource& model, Context& context);
+
+}  // namespace retort

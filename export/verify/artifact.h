@@ -1,0 +1,58 @@
+// What the readers of artifacts give to the comparison. Internal to export/.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/arch/family.h"
+#include "core/base/dtype.h"
+#include "core/checkpoint/model_source.h"
+#include "core/tokenizer/tokenizer.h"
+
+namespace retort {
+
+// One tensor as an artifact holds it, rows and columns in the order of the checkpoint. Either integers:
+// w[r][c] = f16(scales[r * groups + column_group[c]]) * levels[r * cols + c], or dense bytes.
+struct ArtifactTensor {
+  int64_t rows = 0, cols = 1, groups = 0;
+  std::vector<int16_t> levels;   // code minus zero point
+  std::vector<uint16_t> scales;  // bits of f16
+  std::vector<int32_t> column_group;
+  std::optional<DType> dense;
+  std::vector<std::byte> bytes;
+};
+
+class ArtifactReader {
+ public:
+  virtual ~ArtifactReader() = default;
+  virtual std::string_view format() const = 0;
+  // A tensor that is missing, or stored otherwise than its shape needs, is an Error that names it.
+  virtual ArtifactTensor read(const ExpectedTensor& expected) const = 0;
+  virtual std::span<const SideFile> side_files() const { return {}; }
+  virtual std::unique_ptr<Tokenizer> tokenizer() const = 0;
+  virtual std::string chat_template() const = 0;
+};
+
+std::unique_ptr<ArtifactReader> open_gguf_artifact(const std::filesystem::path& path, const ModelConfig& config);
+std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory);
+std::unique_ptr<ArtifactReader> open_gptq_artifact(const std::filesystem::path& directory);
+std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory);
+
+[[noreturn]] void fail_artifact(const ExpectedTensor& expected, const std::string& reason);
+int64_t rows_of(const ExpectedTensor& expected);
+int64_t cols_of(const ExpectedTensor& expected);
+// Dense bytes, when there are as many as the shape needs.
+ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::span<const std::byte> bytes);
+// Tokenizer and template of a directory with Hugging Face's files.
+std::unique_ptr<Tokenizer> tokenizer_of_files(std::span<const SideFile> files, const std::string& label);
+std::string template_of_files(std::span<const SideFile> files, const std::string& label);
+
+// A text that tokenizers trip over: scripts, emoji, runs of white space, control characters.
+std::string_view hard_text();
+
+}  // namespace retort

@@ -1,0 +1,165 @@
+#include "export/verify/onnx_wire.h"
+
+#include <charconv>
+
+#include "core/base/error.h"
+
+namespace retort {
+namespace {
+
+// One field of a message: a varint's value, or the bytes of a length-delimited field. Fixed-width ones are skipped.
+struct Field {
+  uint64_t number = 0;
+  enum class Kind { kVarint, kBytes, kFixed } kind = Kind::kVarint;
+  uint64_t value = 0;
+  std::span<const std::byte> bytes;
+
+  std::string text() const { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+};
+
+class Message {
+ public:
+  Message(std::span<const std::byte> bytes, std::string_view label) : rest_(bytes), label_(label) {}
+
+  bool next(Field& field) {
+    if (rest_.empty()) return false;
+    const uint64_t tag = varint();
+    field.number = tag >> 3;
+    field.bytes = {};
+    switch (tag & 7) {
+      case 0:
+        field.kind = Field::Kind::kVarint;
+        field.value = varint();
+        break;
+      case 1:
+        field.kind = Field::Kind::kFixed;
+        take(8);
+        break;
+      case 2:
+        field.kind = Field::Kind::kBytes;
+        field.bytes = take(varint());
+        break;
+      case 5:
+        field.kind = Field::Kind::kFixed;
+        take(4);
+        break;
+      default: fail("onnx", label_, "it holds a field of an unknown kind");
+    }
+    return true;
+  }
+
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      const auto byte = std::to_integer<uint64_t>(take(1)[0]);
+      value |= (byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    fail("onnx", label_, "it holds a number of more than 64 bits");
+  }
+  bool empty() const { return rest_.empty(); }
+
+ private:
+  std::span<const std::byte> take(uint64_t count) {
+    if (count > rest_.size()) fail("onnx", label_, "it ends inside a field");
+    const auto taken = rest_.first(static_cast<size_t>(count));
+    rest_ = rest_.subspan(static_cast<size_t>(count));
+    return taken;
+  }
+
+  std::span<const std::byte> rest_;
+  std::string_view label_;
+};
+
+class Parser {
+ public:
+  explicit Parser(std::string_view label) : label_(label) {}
+
+  OnnxWeightList model(std::span<const std::byte> bytes) {
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 7) graph(field.bytes);  // ModelProto.graph
+    });
+    return std::move(list_);
+  }
+
+ private:
+  template <typename Visit>
+  void for_fields(std::span<const std::byte> bytes, const Visit& visit) {
+    Message message(bytes, label_);
+    for (Field field; message.next(field);) visit(field);
+  }
+
+  void graph(std::span<const std::byte> bytes) {
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) node(field.bytes);
+      if (field.number == 5) initializer(field.bytes);
+    });
+  }
+
+  void node(std::span<const std::byte> bytes) {
+    OnnxIntegerProduct product;
+    std::string type;
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) product.inputs.push_back(field.text());
+      if (field.number == 4) type = field.text();
+      if (field.number == 5) attribute(field.bytes, product);
+    });
+    if (type == "MatMulNBits") list_.products.push_back(std::move(product));
+  }
+
+  void attribute(std::span<const std::byte> bytes, OnnxIntegerProduct& product) {
+    std::string name;
+    int64_t value = 0;
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) name = field.text();
+      if (field.number == 3) value = static_cast<int64_t>(field.value);
+    });
+    product.attributes[name] = value;
+  }
+
+  void initializer(std::span<const std::byte> bytes) {
+    OnnxInitializer tensor;
+    std::string name;
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) dimensions(field, tensor.dims);
+      if (field.number == 2) tensor.data_type = static_cast<int64_t>(field.value);
+      if (field.number == 8) name = field.text();
+      if (field.number == 13) external(field.bytes, tensor);
+    });
+    if (!list_.initializers.emplace(name, std::move(tensor)).second)
+      fail("onnx", label_, "the weight '" + name + "' is given twice");
+  }
+
+  // Repeated integers come one by one or packed.
+  void dimensions(const Field& field, std::vector<int64_t>& dims) {
+    if (field.kind == Field::Kind::kVarint) return dims.push_back(static_cast<int64_t>(field.value));
+    for (Message packed(field.bytes, label_); !packed.empty();) dims.push_back(static_cast<int64_t>(packed.varint()));
+  }
+
+  void external(std::span<const std::byte> bytes, OnnxInitializer& tensor) {
+    std::string key, value;
+    for_fields(bytes, [&](const Field& field) { (field.number == 1 ? key : value) = field.text(); });
+    if (key == "location") tensor.location = value;
+    if (key == "offset") tensor.offset = number(value);
+    if (key == "length") tensor.length = number(value);
+  }
+
+  uint64_t number(const std::string& text) {
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size())
+      fail("onnx", label_, "the place of a weight is no number: '" + text.substr(0, 40) + "'");
+    return value;
+  }
+
+  std::string_view label_;
+  OnnxWeightList list_;
+};
+
+}  // namespace
+
+OnnxWeightList parse_onnx_weights(std::span<const std::byte> model, std::string_view label) {
+  return Parser(label).model(model);
+}
+
+}  // namespace retort

@@ -1,0 +1,140 @@
+// Directories of safetensors: dense ones, and GPTQ's words by their definition.
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/json.h"
+#include "core/checkpoint/shard_set.h"
+#include "export/verify/artifact.h"
+
+namespace retort {
+namespace {
+
+class HfArtifact : public ArtifactReader {
+ public:
+  explicit HfArtifact(const std::filesystem::path& directory)
+      : label_(directory.string()), tensors_(directory), files_(read_side_files(directory)) {}
+
+  std::string_view format() const override { return "hf"; }
+  std::span<const SideFile> side_files() const override { return files_; }
+  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_of_files(files_, label_); }
+  std::string chat_template() const override { return template_of_files(files_, label_); }
+
+  ArtifactTensor read(const ExpectedTensor& expected) const override {
+    const StoredTensor& stored = require(expected, expected.name);
+    if (stored.info->shape != expected.shape) fail_artifact(expected, "it has another shape than in the model");
+    return dense_artifact(expected, stored.info->dtype, stored.bytes());
+  }
+
+ protected:
+  const StoredTensor& require(const ExpectedTensor& expected, const std::string& name) const {
+    const StoredTensor* stored = tensors_.find(name);
+    if (stored == nullptr) fail_artifact(expected, "the artifact has no " + name);
+    return *stored;
+  }
+  bool has(const std::string& name) const { return tensors_.find(name) != nullptr; }
+
+ private:
+  std::string label_;
+  ShardSet tensors_;
+  std::vector<SideFile> files_;
+};
+
+// Values of `bits` bits, low bits first, in 32-bit words that lie `stride` words apart.
+uint32_t packed_value(std::span<const std::byte> bytes, int64_t first, int64_t stride, int64_t index, int64_t bits) {
+  uint32_t value = 0;
+  for (int64_t b = 0; b < bits; ++b) {
+    const int64_t bit = index * bits + b;
+    const int64_t byte = 4 * (first + bit / 32 * stride) + bit % 32 / 8;
+    value |= (std::to_integer<uint32_t>(bytes[static_cast<size_t>(byte)]) >> (bit % 8) & 1u) << b;
+  }
+  return value;
+}
+
+template <typename T>
+T value_at(std::span<const std::byte> bytes, int64_t index) {
+  T value;
+  std::memcpy(&value, bytes.data() + static_cast<size_t>(index) * sizeof value, sizeof value);
+  return value;
+}
+
+class GptqArtifact : public HfArtifact {
+ public:
+  explicit GptqArtifact(const std::filesystem::path& directory) : HfArtifact(directory) {
+    const std::string label = (directory / "quantize_config.json").string();
+    const Json settings = read_json_file(label);
+    bits_ = json_required<int64_t>(settings, "bits", label);
+    const auto version = json_value<std::string>(settings, "checkpoint_format", "gptq", label);
+    if (bits_ != 2 && bits_ != 3 && bits_ != 4 && bits_ != 8) fail("verify", label, "bits is not 2, 3, 4 or 8");
+    if (version != "gptq" && version != "gptq_v2") fail("verify", label, "the checkpoint_format is not known");
+    zero_offset_ = version == "gptq" ? 1 : 0;
+  }
+
+  std::string_view format() const override { return "gptq"; }
+
+  ArtifactTensor read(const ExpectedTensor& expected) const override {
+    const std::string base = expected.name.substr(0, expected.name.rfind('.'));
+    if (!expected.name.ends_with(".weight") || !has(base + ".qweight")) return HfArtifact::read(expected);
+    ArtifactTensor tensor;
+    tensor.rows = rows_of(expected);
+    tensor.cols = cols_of(expected);
+    const StoredTensor& scales = require(expected, base + ".scales");
+    if (scales.info->shape.size() != 2) fail_artifact(expected, "its scales are no matrix");
+    tensor.groups = scales.info->shape[0];
+    check(expected, scales, DType::kF16, {tensor.groups, tensor.rows});
+    read_levels(expected, base, tensor);
+    tensor.scales.resize(static_cast<size_t>(tensor.rows * tensor.groups));
+    for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i)
+      tensor.scales[static_cast<size_t>(i)] =
+          value_at<uint16_t>(scales.bytes(), i % tensor.groups * tensor.rows + i / tensor.groups);
+    return tensor;
+  }
+
+ private:
+  void check(const ExpectedTensor& expected, const StoredTensor& part, DType type,
+             const std::vector<int64_t>& shape) const {
+    if (part.info->dtype != type || part.info->shape != shape)
+      fail_artifact(expected, part.info->name + " has another type or shape than the layout needs");
+  }
+
+  void read_levels(const ExpectedTensor& expected, const std::string& base, ArtifactTensor& tensor) const {
+    const StoredTensor& words = require(expected, base + ".qweight");
+    const StoredTensor& zeros = require(expected, base + ".qzeros");
+    const StoredTensor& index = require(expected, base + ".g_idx");
+    check(expected, words, DType::kI32, {tensor.cols * bits_ / 32, tensor.rows});
+    check(expected, zeros, DType::kI32, {tensor.groups, tensor.rows * bits_ / 32});
+    check(expected, index, DType::kI32, {tensor.cols});
+    if (tensor.cols * bits_ % 32 != 0 || tensor.rows * bits_ % 32 != 0)
+      fail_artifact(expected, "its rows and columns do not fill whole words");
+    for (int64_t c = 0; c < tensor.cols; ++c) {
+      const auto group = value_at<int32_t>(index.bytes(), c);
+      if (group < 0 || group >= tensor.groups) fail_artifact(expected, "g_idx names a group that does not exist");
+      tensor.column_group.push_back(group);
+    }
+    tensor.levels.resize(static_cast<size_t>(tensor.rows * tensor.cols));
+    std::vector<uint32_t> row_zeros(static_cast<size_t>(tensor.groups));
+    for (int64_t r = 0; r < tensor.rows; ++r) {
+      for (int64_t g = 0; g < tensor.groups; ++g)
+        row_zeros[static_cast<size_t>(g)] =
+            packed_value(zeros.bytes(), g * (tensor.rows * bits_ / 32), 1, r, bits_) + zero_offset_;
+      for (int64_t c = 0; c < tensor.cols; ++c) {
+        const uint32_t zero = row_zeros[static_cast<size_t>(tensor.column_group[static_cast<size_t>(c)])];
+        const uint32_t code = packed_value(words.bytes(), r, tensor.rows, c, bits_);
+        tensor.levels[static_cast<size_t>(r * tensor.cols + c)] = static_cast<int16_t>(code - zero);
+      }
+    }
+  }
+
+  int64_t bits_ = 0;
+  uint32_t zero_offset_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory) {
+  return std::make_unique<HfArtifact>(directory);
+}
+std::unique_ptr<ArtifactReader> open_gptq_artifact(const std::filesystem::path& directory) {
+  return std::make_unique<GptqArtifact>(directory);
+}
+
+}  // namespace retort

@@ -1,0 +1,140 @@
+#include "export/verifier.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/json.h"
+#include "export/verify/artifact.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+constexpr int64_t kChunkElements = int64_t{1} << 20;
+
+std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelConfig& config) {
+  if (!fs::exists(path)) fail("verify", path.string(), "there is no such file or directory");
+  if (!fs::is_directory(path)) return open_gguf_artifact(path, config);
+  if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path);
+  if (fs::exists(path / "quantize_config.json")) return open_gptq_artifact(path);
+  return open_hf_artifact(path);
+}
+
+class Comparison {
+ public:
+  Comparison(const ModelSource& model, VerifyResult& result) : model_(model), result_(result) {}
+
+  void compare(const ExpectedTensor& expected, const ArtifactTensor& found) {
+    const ModelTensor& tensor = model_.at(expected.name);
+    ++result_.tensors_compared;
+    if (found.dense) return compare_dense(tensor, found);
+    if (tensor.scheme.is_dense()) {
+      result_.codes_different += tensor.elements();
+      return note(tensor, "it is made of integers, and dense in the model");
+    }
+    compare_integers(tensor, model_.read_quantized(tensor), found);
+  }
+
+ private:
+  void note(const ModelTensor& tensor, const std::string& what) {
+    result_.differences.push_back(tensor.name + ": " + what);
+  }
+
+  // The model's values in the artifact's type must give the same bytes.
+  void compare_dense(const ModelTensor& tensor, const ArtifactTensor& found) {
+    const size_t size = size_of(*found.dense);
+    const int64_t cols = tensor.cols(), step = std::max<int64_t>(1, kChunkElements / cols);
+    std::vector<float> values;
+    std::vector<std::byte> bytes;
+    int64_t different = 0;
+    for (int64_t first = 0; first < tensor.rows(); first += step) {
+      const int64_t count = std::min(step, tensor.rows() - first);
+      values.resize(static_cast<size_t>(count * cols));
+      bytes.resize(values.size() * size);
+      model_.read_f32(tensor, first, count, values);
+      encode_from_f32(*found.dense, values, bytes);
+      const std::byte* stored = found.bytes.data() + static_cast<size_t>(first * cols) * size;
+      for (size_t i = 0; i < values.size(); ++i)
+        different += std::memcmp(bytes.data() + i * size, stored + i * size, size) != 0;
+    }
+    result_.values_different += different;
+    if (different > 0) note(tensor, std::to_string(different) + " values differ");
+  }
+
+  void compare_integers(const ModelTensor& tensor, const QuantizedMatrix& model, const ArtifactTensor& found) {
+    int64_t codes = 0, scales = 0;
+    std::vector<uint8_t> wrong(static_cast<size_t>(found.groups));  // groups of the row with another scale
+    for (int64_t r = 0; r < model.rows; ++r) {
+      std::ranges::fill(wrong, uint8_t{0});
+      for (int64_t c = 0; c < model.cols; ++c) {
+        const auto at = static_cast<size_t>(r * model.cols + c);
+        const int64_t group = model.group_of(c), stored = found.column_group[static_cast<size_t>(c)];
+        codes += model.codes[at] - model.zero(r, group) != found.levels[at];
+        const uint16_t scale = f32_to_f16(model.scales[static_cast<size_t>(r * model.groups() + group)]);
+        if (scale != found.scales[static_cast<size_t>(r * found.groups + stored)])
+          wrong[static_cast<size_t>(stored)] = 1;
+      }
+      scales += std::ranges::count(wrong, uint8_t{1});
+    }
+    result_.codes_different += codes;
+    result_.scales_different += scales;
+    if (codes + scales > 0)
+      note(tensor, std::to_string(codes) + " codes and " + std::to_string(scales) + " scales differ");
+  }
+
+  const ModelSource& model_;
+  VerifyResult& result_;
+};
+
+bool same_files(std::span<const SideFile> stored, const ModelSource& model, VerifyResult& result) {
+  bool same = true;
+  for (const SideFile& file : model.side_files()) {
+    const auto found = std::ranges::find(stored, file.name, &SideFile::name);
+    if (found != stored.end() && found->bytes == file.bytes) continue;
+    result.differences.push_back(file.name + ": it has other bytes, or is missing");
+    same = false;
+  }
+  return same;
+}
+
+bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
+  bool has_tokenizer = model.container() == "gguf";
+  for (const char* name : {"tokenizer.json", "tokenizer.model"})
+    has_tokenizer = has_tokenizer || model.side_file(name) != nullptr;
+  const auto mine = has_tokenizer ? model.tokenizer() : nullptr;
+  const auto stored = artifact.tokenizer();
+  if (mine == nullptr || stored == nullptr) return mine == stored;
+  for (const bool special : {true, false}) {
+    if (mine->encode(hard_text(), special) == stored->encode(hard_text(), special)) continue;
+    result.differences.push_back("tokenizer: it gives other token ids for the test text");
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Context& context) {
+  const auto artifact = open_artifact(path, model.config());
+  VerifyResult result;
+  result.format = artifact->format();
+  const auto expected = expected_tensors(model.config());
+  context.progress.begin("verify " + result.format, static_cast<int64_t>(expected.size()), "tensors");
+  Comparison comparison(model, result);
+  for (const ExpectedTensor& tensor : expected) {
+    context.check_interrupted();
+    comparison.compare(tensor, artifact->read(tensor));
+    context.progress.update(result.tensors_compared, tensor.name);
+  }
+  context.progress.end();
+  result.tokenizer_equal = same_tokenizer(*artifact, model, result);
+  if (fs::is_directory(path))
+    result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;
+  result.template_equal = artifact->chat_template() == model.chat_template();
+  if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");
+  return result;
+}
+
+}  // namespace retort
