@@ -15,7 +15,7 @@ import sys
 import torch
 import transformers
 
-MAX_TOKENS = 4096
+MAX_TOKENS = 2048
 
 
 def score(model, reference, ids, window, first_row):
