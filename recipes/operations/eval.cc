@@ -35,29 +35,36 @@ Text tokenize(const ModelSource& model, const ModelSource* reference, const std:
   return result;
 }
 
+// How the result reads: one line for each key that is there.
+struct Line {
+  const char *name, *key, *format, *unit;
+};
+constexpr Line kLines[] = {
+    {"model", "model", "{}", ""},
+    {"reference", "reference", "{}", ""},
+    {"text", "text", "{}", ""},
+    {"convention", "convention", "{}", ""},
+    {"tokens scored", "tokens", "{}", ""},
+    {"perplexity", "perplexity", "{:.4f}", ""},
+    {"KL mean", "kl_mean", "{:.6f}", " nats per token"},
+    {"KL p99", "kl_p99", "{:.6f}", " nats"},
+    {"KL max", "kl_max", "{:.6f}", " nats"},
+    {"top-1 agreement", "top1_agreement", "{:.4f}", ""},
+    {"time", "seconds", "{:.2f}", " s"},
+    {"speed", "tokens_per_second", "{:.0f}", " tokens/s"},
+    {"backend", "backend", "{}", ""},
+};
+
+std::string shown(const Json& value, const char* format) {
+  if (value.is_number_float()) return fmt::format(fmt::runtime(format), value.get<double>());
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 std::string text_of(const Json& json) {
   std::string text;
-  const auto line = [&](const char* name, const char* key, const char* format, const char* unit) {
-    if (!json.contains(key)) return;
-    const Json& value = json[key];
-    const std::string shown = value.is_number_float() ? fmt::format(fmt::runtime(format), value.get<double>())
-                              : value.is_string()     ? value.get<std::string>()
-                                                      : value.dump();
-    text += fmt::format("{:<16}{}{}\n", name, shown, unit);
-  };
-  line("model", "model", "", "");
-  line("reference", "reference", "", "");
-  line("text", "text", "", "");
-  line("convention", "convention", "", "");
-  line("tokens scored", "tokens", "", "");
-  line("perplexity", "perplexity", "{:.4f}", "");
-  line("KL mean", "kl_mean", "{:.6f}", " nats per token");
-  line("KL p99", "kl_p99", "{:.6f}", " nats");
-  line("KL max", "kl_max", "{:.6f}", " nats");
-  line("top-1 agreement", "top1_agreement", "{:.4f}", "");
-  line("time", "seconds", "{:.2f}", " s");
-  line("speed", "tokens_per_second", "{:.0f}", " tokens/s");
-  line("backend", "backend", "", "");
+  for (const auto& [name, key, format, unit] : kLines)
+    if (json.contains(key))
+      text += fmt::format("{}{:<16}{}{}", text.empty() ? "" : "\n", name, shown(json[key], format), unit);
   return text;
 }
 
