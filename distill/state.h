@@ -1,0 +1,41 @@
+// The state of a run between two steps, and the checkpoints that hold it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+
+#include "core/base/json.h"
+#include "distill/adamw.h"
+#include "distill/distill.h"
+
+namespace retort {
+
+struct RunState {
+  at::Tensor values;  // flat float32: the student's weights
+  AdamWState adam;    // counts the steps
+  double seconds = 0;
+  double loss = 0;             // of the last step
+  uint64_t metrics_bytes = 0;  // length of metrics.jsonl after the last step
+  std::vector<HeldOutLoss> held_out;
+
+  int64_t steps() const { return adam.steps; }
+};
+
+// Checkpoints lie in `directory`/resume: a folder per checkpoint, complete when it has its final name.
+class StateStore {
+ public:
+  // `identity`: everything that the bytes of the result depend on.
+  StateStore(const std::filesystem::path& directory, Json identity);
+  void save(const RunState& state) const;
+  // Fills the tensors of `state` in place. False: there is no checkpoint. Throws when it is of another run.
+  bool load(RunState& state) const;
+  void remove() const;
+
+ private:
+  std::filesystem::path directory_;
+  Json identity_;
+};
+
+}  // namespace retort
