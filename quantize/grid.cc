@@ -10,10 +10,6 @@
 namespace retort {
 namespace {
 
-// Adding and subtracting 1.5 * 2^23 rounds a float below 2^22 to the nearest integer, ties to even, in every
-// instruction set.
-constexpr float kRound = 12582912.0f;
-
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 
 struct Sums {

@@ -1,8 +1,8 @@
+#include "quantize/matrix_task.h"
+
 #include <algorithm>
 #include <cmath>
-#include <numeric>
-
-#include "quantize/quantizer.h"
+#include <vector>
 
 namespace retort {
 namespace {
@@ -42,6 +42,17 @@ void for_each_piece(const MatrixTask& task, Context& context, const std::functio
     task.read(first, count, values);
     body({index, first, count, values});
   });
+}
+
+bool all_finite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+}
+
+std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
+  if (task.scheme.granularity != Granularity::kTensor) return std::nullopt;
+  std::vector<float> values(static_cast<size_t>(task.rows * task.cols));
+  task.read(0, task.rows, values);
+  return all_finite(values) ? GridFitter(task.scheme).fit(values) : Grid{};
 }
 
 double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context) {

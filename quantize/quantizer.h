@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,18 +13,10 @@
 #include "core/base/context.h"
 #include "core/base/json.h"
 #include "core/pack/quantized_matrix.h"
+#include "quantize/matrix_task.h"
 #include "quantize/quantize.h"
 
 namespace retort {
-
-// A matrix to quantize, as wide in memory as its reader asks for.
-struct MatrixTask {
-  std::string name;
-  int64_t rows = 0, cols = 0;
-  Scheme scheme;  // fits the shape
-  // Rows [first, first + count) in float32, out[count * cols]. Thread-safe.
-  std::function<void(int64_t first, int64_t count, std::span<float> out)> read;
-};
 
 struct SolvedMatrix {
   std::optional<QuantizedMatrix> matrix;  // empty: cannot be quantized at all; `fallback` says why
@@ -66,17 +57,5 @@ std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const Inp
 // Second-order error feedback, arXiv:2210.17323. See gptq/.
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                      const SolverOptions& options, Context& context);
-
-// A matrix is worked on in pieces of whole rows that depend on nothing but its shape.
-struct RowPiece {
-  int64_t index, first, count;
-  std::span<const float> values;  // count * cols
-};
-int64_t count_pieces(const MatrixTask& task);
-// Reads each piece and calls body, from all threads of the context.
-void for_each_piece(const MatrixTask& task, Context& context, const std::function<void(const RowPiece&)>& body);
-
-// ||W - Wq||_F / ||W||_F; 0 for a matrix of zeros.
-double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context);
 
 }  // namespace retort

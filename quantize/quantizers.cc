@@ -24,7 +24,7 @@ const Quantizer& find_quantizer(std::string_view name) {
     if (quantizer.name == name) return quantizer;
     names.emplace_back(quantizer.name);
   }
-  fail_usage("quantize", "--method", "'" + std::string(name) + "' is not a method",
+  fail_usage("quantize", "--method", std::string(name) + " is not a method",
              "The nearest valid one is " + nearest_name(name, names));
 }
 

@@ -66,10 +66,6 @@ class RowRounder {
   GridFitter fitter_;
 };
 
-bool all_finite(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-}
-
 // Rounds every row; the reason when that cannot be done.
 std::string round_rows(const MatrixTask& task, const std::optional<Grid>& tensor_grid, QuantizedMatrix& matrix,
                        Context& context) {
@@ -82,13 +78,6 @@ std::string round_rows(const MatrixTask& task, const std::optional<Grid>& tensor
   });
   if (!finite) return "the weights hold NaN or infinity";
   return all_finite(matrix.scales) ? "" : "a scale is too large for f16";
-}
-
-std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
-  if (task.scheme.granularity != Granularity::kTensor) return std::nullopt;
-  std::vector<float> values(static_cast<size_t>(task.rows * task.cols));
-  task.read(0, task.rows, values);
-  return all_finite(values) ? GridFitter(task.scheme).fit(values) : Grid{};
 }
 
 SolvedMatrix solve_one(const MatrixTask& task, Context& context) {

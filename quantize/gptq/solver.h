@@ -1,0 +1,29 @@
+// GPTQ for one matrix, given the factor of its inputs. Rows are independent of each other.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/context.h"
+#include "quantize/gptq/factor.h"
+#include "quantize/matrix_task.h"
+
+namespace retort {
+
+struct GptqResult {
+  QuantizedMatrix matrix;
+  // tr(E H E^T) with E = W - Wq and the damped H: what the method makes small.
+  double objective = 0;
+  bool finite = true;  // false: weights or scales were not, and the matrix is of no use
+};
+
+// Columns are quantized in the order of the factor, in blocks of 128 with the feedback to later blocks applied once
+// per block. Grids (grid.h) weight a column's squared error by its pivot, which is its share in the objective:
+// - a group of columns takes its grid when its first column is reached, from weights that hold all the feedback up to
+//   there, corrections made inside the current block included (the paper's own code leaves those out);
+// - with activation order, and where a row or a tensor is one group, grids come from the original weights; groups
+//   then still are runs of neighbouring columns of the matrix, so that every format can hold them.
+// Each shard is rows [64 k, 64 (k + 1)) of a matrix.
+std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const HessianFactor& factor,
+                                 const Context& context);
+
+}  // namespace retort

@@ -1,0 +1,40 @@
+// One matrix to quantize, read in pieces: a solver decides how much of it is in memory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "core/base/context.h"
+#include "core/pack/quantized_matrix.h"
+#include "quantize/grid.h"
+
+namespace retort {
+
+struct MatrixTask {
+  std::string name;
+  int64_t rows = 0, cols = 0;
+  Scheme scheme;  // fits the shape
+  // Rows [first, first + count) in float32, out[count * cols]. Thread-safe.
+  std::function<void(int64_t first, int64_t count, std::span<float> out)> read;
+};
+
+// Whole rows; the pieces of a matrix depend on nothing but its shape.
+struct RowPiece {
+  int64_t index, first, count;
+  std::span<const float> values;  // count * cols
+};
+int64_t count_pieces(const MatrixTask& task);
+// Reads each piece and calls body, from all threads of the context.
+void for_each_piece(const MatrixTask& task, Context& context, const std::function<void(const RowPiece&)>& body);
+
+bool all_finite(std::span<const float> values);
+// The one grid of a matrix whose scheme has one grid for the tensor; empty for other schemes.
+std::optional<Grid> fit_tensor_grid(const MatrixTask& task);
+
+// ||W - Wq||_F / ||W||_F; 0 for a matrix of zeros.
+double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context);
+
+}  // namespace retort

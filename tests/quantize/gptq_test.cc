@@ -1,0 +1,333 @@
+// GPTQ against a slow reference written from the paper (arXiv:2210.17323, section 3): plain loops in double, the
+// inverse eliminated column by column (optimal brain quantization in a fixed order), no blocks, no Cholesky factor.
+// The reference follows the solver's own codes, so that one weight near the middle between two codes does not hide
+// whether all the others are right.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/base/dtype.h"
+#include "quantize/gptq/cholesky.h"
+#include "quantize/gptq/factor.h"
+#include "quantize/gptq/solver.h"
+#include "tests/quantize/matrix_task.h"
+
+namespace retort {
+namespace {
+
+using Square = std::vector<std::vector<double>>;
+
+// Second moment of inputs whose features lean on each other; `dead` features are always 0.
+InputStatistics random_statistics(int64_t n, const std::vector<int64_t>& dead, unsigned seed) {
+  const int64_t tokens = 3 * n;
+  const auto noise = gaussian(static_cast<size_t>(tokens * n), 1.0f, seed);
+  std::vector<double> inputs(static_cast<size_t>(tokens * n));
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t i = 0; i < n; ++i) {
+      const auto at = static_cast<size_t>(t * n + i);
+      inputs[at] = (0.2 + 2.0 * static_cast<double>((i * 37) % n) / static_cast<double>(n)) * noise[at] +
+                   (i > 0 ? 0.6 * inputs[at - 1] : 0.0);
+    }
+  InputStatistics statistics{n, std::vector<float>(static_cast<size_t>(n * n))};
+  const auto is_dead = [&](int64_t i) { return std::ranges::find(dead, i) != dead.end(); };
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t t = 0; t < tokens; ++t)
+        sum += inputs[static_cast<size_t>(t * n + i)] * inputs[static_cast<size_t>(t * n + j)];
+      statistics.second_moment[static_cast<size_t>(i * n + j)] =
+          is_dead(i) || is_dead(j) ? 0.0f : static_cast<float>(2 * sum / static_cast<double>(tokens));
+    }
+  return statistics;
+}
+
+// H in the order of the solve with dead columns and damping as the paper's code has them.
+Square damped_hessian(const InputStatistics& statistics, const std::vector<int64_t>& order, double damp) {
+  const auto n = static_cast<size_t>(statistics.features);
+  Square h(n, std::vector<double>(n));
+  for (size_t i = 0; i < n; ++i)
+    for (size_t j = 0; j < n; ++j)
+      h[i][j] = statistics.second_moment[static_cast<size_t>(order[i]) * n + static_cast<size_t>(order[j])];
+  double mean = 0;
+  for (size_t i = 0; i < n; ++i) {
+    if (h[i][i] == 0) h[i][i] = 1;
+    mean += h[i][i] / static_cast<double>(n);
+  }
+  for (size_t i = 0; i < n; ++i) h[i][i] += damp * mean;
+  return h;
+}
+
+// Gauss-Jordan; H is positive definite, so no pivoting.
+Square inverse_of(Square h) {
+  const size_t n = h.size();
+  Square inverse(n, std::vector<double>(n));
+  for (size_t i = 0; i < n; ++i) inverse[i][i] = 1;
+  for (size_t k = 0; k < n; ++k) {
+    const double pivot = h[k][k];
+    for (size_t j = 0; j < n; ++j) h[k][j] /= pivot, inverse[k][j] /= pivot;
+    for (size_t i = 0; i < n; ++i) {
+      const double factor = h[i][k];
+      if (i == k || factor == 0) continue;
+      for (size_t j = 0; j < n; ++j) h[i][j] -= factor * h[k][j], inverse[i][j] -= factor * inverse[k][j];
+    }
+  }
+  return inverse;
+}
+
+// Removes feature k from the inverse: what is left is the inverse of H without row and column k.
+void eliminate(Square& inverse, size_t k) {
+  const std::vector<double> row = inverse[k];
+  for (size_t i = k; i < inverse.size(); ++i)
+    for (size_t j = k; j < inverse.size(); ++j) inverse[i][j] -= row[i] * row[j] / row[k];
+}
+
+struct Case {
+  std::string scheme;
+  bool activation_order = false;
+};
+
+class Gptq : public ::testing::TestWithParam<Case> {
+ protected:
+  GptqResult solve(const MatrixTask& task, const HessianFactor& factor, int threads = 1) {
+    ThreadPool pool(threads);
+    Context context{pool, sink_};
+    return std::move(run_gptq({&task, 1}, factor, context).front());
+  }
+  HessianFactor factor(const InputStatistics& statistics, const SolverOptions& options) {
+    ThreadPool pool(1);
+    Context context{pool, sink_};
+    return factor_hessian(statistics, options, context);
+  }
+  ProgressSink sink_;
+};
+
+double grid_error(const Scheme& scheme, const Grid& grid, const std::vector<float>& values,
+                  const std::vector<float>& importance) {
+  std::vector<uint8_t> codes(values.size());
+  encode(scheme, grid, values, codes);
+  double sum = 0;
+  for (size_t i = 0; i < values.size(); ++i)
+    sum += importance[i] * std::pow(values[i] - grid.scale * (codes[i] - grid.zero), 2);
+  return sum;
+}
+
+// One row, followed through the paper's recursion.
+class RowReference {
+ public:
+  RowReference(const QuantizedMatrix& solved, int64_t row, const HessianFactor& factor, std::vector<double> weights)
+      : solved_(solved), row_(row), factor_(factor), weights_(std::move(weights)) {}
+
+  // The solver's grid of the group that `columns` (places) form leaves about the least error on the weights as they
+  // are.
+  void check_grid(int64_t group, const std::vector<size_t>& places) const {
+    std::vector<float> values, importance;
+    for (const size_t place : places) {
+      values.push_back(static_cast<float>(weights_[place]));
+      importance.push_back(factor_.pivots[place]);
+    }
+    const Grid mine{solved_.scales[static_cast<size_t>(row_ * solved_.groups() + group)], solved_.zero(row_, group)};
+    const Grid best = GridFitter(solved_.scheme).fit(values, importance);
+    EXPECT_NEAR(grid_error(solved_.scheme, mine, values, importance),
+                grid_error(solved_.scheme, best, values, importance),
+                2e-3 * grid_error(solved_.scheme, best, values, importance) + 1e-12)
+        << "row " << row_ << " group " << group;
+  }
+
+  // The code at `place` is the nearest to the reference's weight (to a thousandth of a step: the solver works in
+  // float32). Then the error goes to the later weights.
+  void take(size_t place, const Square& inverse) {
+    const int64_t column = factor_.order[place], group = solved_.group_of(column);
+    const double scale = solved_.scales[static_cast<size_t>(row_ * solved_.groups() + group)];
+    const int zero = solved_.zero(row_, group), code = solved_.codes[static_cast<size_t>(row_ * solved_.cols + column)];
+    const auto miss = [&](int c) { return std::abs(weights_[place] - scale * (c - zero)); };
+    for (const int other : {code - 1, code + 1}) {
+      const bool exists = other >= 0 && other <= solved_.scheme.max_code();
+      EXPECT_TRUE(!exists || miss(code) <= miss(other) + 1e-3 * std::abs(scale))
+          << "row " << row_ << " place " << place;
+    }
+    const double error = (weights_[place] - scale * (code - zero)) / inverse[place][place];
+    for (size_t k = place; k < weights_.size(); ++k) weights_[k] -= error * inverse[place][k];
+  }
+
+ private:
+  const QuantizedMatrix& solved_;
+  int64_t row_;
+  const HessianFactor& factor_;
+  std::vector<double> weights_;  // by place
+};
+
+std::vector<size_t> places_of_group(const QuantizedMatrix& m, const HessianFactor& factor, int64_t group) {
+  std::vector<size_t> place(factor.order.size()), places;
+  for (size_t i = 0; i < place.size(); ++i) place[static_cast<size_t>(factor.order[i])] = i;
+  for (int64_t c = 0; c < m.cols; ++c)
+    if (m.group_of(c) == group) places.push_back(place[static_cast<size_t>(c)]);
+  return places;
+}
+
+TEST_P(Gptq, FollowsThePaper) {
+  constexpr int64_t kCols = 384, kRows = 70;
+  const std::vector<int64_t> dead{7, 130, 131};
+  const InputStatistics statistics = random_statistics(kCols, dead, 11);
+  const HessianFactor shared = factor(statistics, {.damp = 0.01, .activation_order = GetParam().activation_order});
+  ASSERT_EQ(shared.failure, "");
+  EXPECT_EQ(shared.damp, 0.01);
+  const auto weights = gaussian(kRows * kCols, 0.02f, 12);
+  const MatrixTask task = matrix_task(weights, kCols, GetParam().scheme);
+  const GptqResult result = solve(task, shared);
+  ASSERT_TRUE(result.finite);
+  check_matrix(result.matrix, "result");
+  const auto decoded = dequantize(result.matrix);
+  for (const int64_t column : dead)
+    for (int64_t r = 0; r < kRows; ++r) EXPECT_EQ(decoded[static_cast<size_t>(r * kCols + column)], 0.0f);
+
+  const bool static_grids = GetParam().activation_order || task.scheme.groups(kCols) == 1;
+  const bool own_grids = task.scheme.granularity != Granularity::kTensor;
+  std::vector<RowReference> rows;
+  for (int64_t r = 0; r < kRows; r += 23) {  // rows 0, 23, 46 and 69, the last in a shard of its own
+    std::vector<double> row;
+    for (const int64_t column : shared.order)
+      row.push_back(shared.dead[static_cast<size_t>(column)] ? 0.0 : weights[static_cast<size_t>(r * kCols + column)]);
+    rows.emplace_back(result.matrix, r, shared, row);
+  }
+  if (static_grids && own_grids)
+    for (int64_t group = 0; group < task.scheme.groups(kCols); ++group)
+      for (const RowReference& row : rows) row.check_grid(group, places_of_group(result.matrix, shared, group));
+  Square inverse = inverse_of(damped_hessian(statistics, shared.order, 0.01));
+  for (size_t place = 0; place < kCols; ++place) {
+    const int64_t group = static_cast<int64_t>(place) / task.scheme.group_size(kCols);
+    const bool starts = static_cast<int64_t>(place) % task.scheme.group_size(kCols) == 0;
+    for (RowReference& row : rows) {
+      if (starts && !static_grids && own_grids) row.check_grid(group, places_of_group(result.matrix, shared, group));
+      row.take(place, inverse);
+    }
+    eliminate(inverse, place);
+  }
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const char* scheme : {"int4-g128-sym", "int4-g32-sym", "int4-g96-asym", "int4-g192-sym", "int3-g64-asym",
+                             "int2-g8-asym", "int2-g384-sym", "int4-channel-sym", "int8-channel-asym", "int3-g48-sym",
+                             "int8-g128-sym", "int4-tensor-sym", "int4-tensor-asym", "q4_0", "q8_0"})
+    cases.push_back({scheme, false});
+  for (const char* scheme : {"int4-g128-sym", "int3-g32-asym", "int4-channel-asym", "q4_0"})
+    cases.push_back({scheme, true});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, Gptq, ::testing::ValuesIn(all_cases()), [](const auto& info) {
+  std::string label = info.param.scheme + (info.param.activation_order ? "_activation" : "");
+  std::replace(label.begin(), label.end(), '-', '_');
+  return label;
+});
+
+// tr(E H E^T), from the definition.
+double objective_of(const std::vector<float>& weights, const QuantizedMatrix& m, const HessianFactor& f,
+                    const InputStatistics& statistics) {
+  std::vector<int64_t> natural(static_cast<size_t>(m.cols));
+  std::iota(natural.begin(), natural.end(), 0);
+  const Square h = damped_hessian(statistics, natural, f.damp);
+  const auto decoded = dequantize(m);
+  double sum = 0;
+  for (int64_t r = 0; r < m.rows; ++r) {
+    std::vector<double> e(static_cast<size_t>(m.cols));
+    for (size_t c = 0; c < e.size(); ++c) {
+      const auto at = static_cast<size_t>(r * m.cols) + c;
+      e[c] = (f.dead[c] ? 0.0 : weights[at]) - decoded[at];
+    }
+    for (size_t i = 0; i < e.size(); ++i)
+      for (size_t j = 0; j < e.size(); ++j) sum += e[i] * h[i][j] * e[j];
+  }
+  return sum;
+}
+
+TEST_F(Gptq, ObjectiveIsTheOutputErrorAndBelowRounding) {
+  const InputStatistics statistics = random_statistics(256, {3}, 21);
+  const auto weights = gaussian(64 * 256, 0.02f, 22);
+  for (const char* scheme : {"int4-g64-sym", "int2-g32-asym", "q4_0"}) {
+    for (const bool activation_order : {false, true}) {
+      const MatrixTask task = matrix_task(weights, 256, scheme);
+      const HessianFactor shared = factor(statistics, {.activation_order = activation_order});
+      const GptqResult result = solve(task, shared);
+      EXPECT_NEAR(result.objective / objective_of(weights, result.matrix, shared, statistics), 1.0, 1e-3) << scheme;
+      ThreadPool pool(1);
+      Context context{pool, sink_};
+      const SolvedMatrix rounded = std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+      EXPECT_LT(result.objective, 0.6 * objective_of(weights, *rounded.matrix, shared, statistics)) << scheme;
+    }
+  }
+}
+
+TEST_F(Gptq, ThreadsDoNotChangeTheResult) {
+  const InputStatistics statistics = random_statistics(300, {}, 31);
+  const auto weights = gaussian(330 * 300, 0.02f, 32);
+  const HessianFactor shared = factor(statistics, {});
+  const MatrixTask task = matrix_task(weights, 300, "int4-g100-asym");
+  const GptqResult one = solve(task, shared, 1), three = solve(task, shared, 3);
+  EXPECT_EQ(one.matrix.codes, three.matrix.codes);
+  EXPECT_EQ(one.matrix.scales, three.matrix.scales);
+  EXPECT_EQ(one.matrix.zeros, three.matrix.zeros);
+  EXPECT_EQ(one.objective, three.objective);
+}
+
+TEST_F(Gptq, DampingStepsUpUntilTheFactorizationSucceeds) {
+  InputStatistics statistics{2, {1.0f, 1.5f, 1.5f, 1.0f}};  // eigenvalues 2.5 and -0.5
+  const HessianFactor shared = factor(statistics, {.damp = 0.01});
+  EXPECT_EQ(shared.failure, "");
+  EXPECT_NEAR(shared.damp, 0.64, 1e-12);
+  EXPECT_EQ(factor({2, {1.0f, 1.0f, 1.0f, 1.0f}}, {.damp = 0}).damp, 1e-3);
+}
+
+TEST_F(Gptq, WhatHasNoFactorIsRoundedAndSaysSo) {
+  const auto weights = gaussian(4 * 32, 0.02f, 41);
+  const MatrixTask task = matrix_task(weights, 32, "int4-g32-sym");
+  InputStatistics indefinite{32, std::vector<float>(32 * 32, 5.0f)}, broken = indefinite;
+  for (size_t i = 0; i < 32; ++i) indefinite.second_moment[i * 33] = 1.0f;
+  broken.second_moment[40] = std::numeric_limits<float>::quiet_NaN();
+  ThreadPool pool(2);
+  Context context{pool, sink_};
+  for (const InputStatistics& statistics : {indefinite, broken}) {
+    const SolvedMatrix solved = std::move(solve_gptq({&task, 1}, &statistics, {}, context).front());
+    const SolvedMatrix rounded = std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+    ASSERT_TRUE(solved.matrix);
+    EXPECT_EQ(solved.method, "rtn");
+    EXPECT_NE(solved.fallback, "");
+    EXPECT_EQ(solved.matrix->codes, rounded.matrix->codes);
+  }
+}
+
+TEST_F(Gptq, WeightsThatAreNotFiniteAreNotQuantized) {
+  auto weights = gaussian(100 * 32, 0.02f, 42);
+  weights[70 * 32 + 5] = std::numeric_limits<float>::infinity();
+  const MatrixTask task = matrix_task(weights, 32, "int4-g32-sym");
+  const InputStatistics statistics = random_statistics(32, {}, 43);
+  ThreadPool pool(2);
+  Context context{pool, sink_};
+  const SolvedMatrix solved = std::move(solve_gptq({&task, 1}, &statistics, {}, context).front());
+  EXPECT_FALSE(solved.matrix);
+  EXPECT_NE(solved.fallback, "");
+}
+
+TEST(FactorUpper, IsTheCholeskyFactorFromTheLastRowUp) {
+  constexpr int64_t kSize = 600;  // two whole tiles and a part
+  at::manual_seed(1);
+  const at::Tensor noise = at::randn({kSize, kSize}, at::kDouble);
+  const at::Tensor matrix = at::matmul(noise, noise.t()) + 10 * at::eye(kSize, at::kDouble);
+  ProgressSink sink;
+  ThreadPool one(1), three(3);
+  at::Tensor factor = matrix.to(at::kFloat).triu(), again = factor.clone();
+  ASSERT_TRUE(factor_upper(factor, Context{one, sink}));
+  ASSERT_TRUE(factor_upper(again, Context{three, sink}));
+  EXPECT_TRUE(at::equal(factor.triu(), again.triu()));
+  const at::Tensor product = at::matmul(factor.triu().to(at::kDouble), factor.triu().to(at::kDouble).t());
+  EXPECT_LT((product - matrix).norm().item<double>() / matrix.norm().item<double>(), 1e-6);
+  at::Tensor indefinite = matrix.to(at::kFloat);
+  indefinite[500][500] = -1.0f;
+  EXPECT_FALSE(factor_upper(indefinite, Context{one, sink}));
+}
+
+}  // namespace
+}  // namespace retort
