@@ -56,18 +56,37 @@ at::Tensor attention(const ModelConfig& config, int64_t layer, const RoleTensors
 
 at::Tensor embed(const RoleTensors& top, const at::Tensor& ids) { return at::embedding(top(Role::kEmbedding), ids); }
 
+void layer_step(const ModelConfig& config, int64_t layer, const RoleTensors& weights, LayerState& state,
+                KvCache* cache) {
+  switch (state.reached) {
+    case Input::kNone:
+      state = {state.hidden, rms_norm(config, state.hidden, weights(Role::kAttentionNorm)), Input::kAttentionNorm};
+      return;
+    case Input::kAttentionNorm:
+      state = {state.hidden, attention(config, layer, weights, state.input, cache), Input::kAttention};
+      return;
+    case Input::kAttention:
+      state.hidden = state.hidden + project(weights, Role::kAttentionOutput, state.input);
+      state = {state.hidden, rms_norm(config, state.hidden, weights(Role::kFfnNorm)), Input::kFfnNorm};
+      return;
+    case Input::kFfnNorm: {
+      const at::Tensor gate = at::silu(project(weights, Role::kGate, state.input));
+      state = {state.hidden, gate * project(weights, Role::kUp, state.input), Input::kFfn};
+      return;
+    }
+    case Input::kFfn:
+      state = {state.hidden + project(weights, Role::kDown, state.input), {}, Input::kNone};
+  }
+}
+
 at::Tensor layer_forward(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& hidden,
                          KvCache* cache, const Capture& capture) {
-  const auto seen = [&](Input input, at::Tensor states) {
-    if (capture) capture(input, states);
-    return states;
-  };
-  const at::Tensor to_attend = seen(Input::kAttentionNorm, rms_norm(config, hidden, weights(Role::kAttentionNorm)));
-  const at::Tensor attended = seen(Input::kAttention, attention(config, layer, weights, to_attend, cache));
-  const at::Tensor middle = hidden + project(weights, Role::kAttentionOutput, attended);
-  const at::Tensor to_mix = seen(Input::kFfnNorm, rms_norm(config, middle, weights(Role::kFfnNorm)));
-  const at::Tensor gated = at::silu(project(weights, Role::kGate, to_mix)) * project(weights, Role::kUp, to_mix);
-  return middle + project(weights, Role::kDown, seen(Input::kFfn, gated));
+  LayerState state{hidden, {}, Input::kNone};
+  do {
+    layer_step(config, layer, weights, state, cache);
+    if (capture && state.reached != Input::kNone) capture(state.reached, state.input);
+  } while (state.reached != Input::kNone);
+  return state.hidden;
 }
 
 at::Tensor final_norm(const ModelConfig& config, const RoleTensors& top, const at::Tensor& hidden) {

@@ -52,6 +52,15 @@ using Capture = std::function<void(Input, const at::Tensor&)>;
 
 // ids [batch, tokens] int64 -> hidden [batch, tokens, hidden].
 at::Tensor embed(const RoleTensors& top, const at::Tensor& ids);
+// One decoder layer in steps, for callers that change weights on the way: each step applies the matrices that `input`
+// feeds and computes what the next group of matrices is fed with.
+struct LayerState {
+  at::Tensor hidden;             // the residual stream [batch, tokens, hidden]
+  at::Tensor input;              // of the matrices of `reached` [batch, tokens, features]; undefined at kNone
+  Input reached = Input::kNone;  // kNone -> kAttentionNorm -> kAttention -> kFfnNorm -> kFfn -> kNone: done
+};
+void layer_step(const ModelConfig& config, int64_t layer, const RoleTensors& weights, LayerState& state,
+                KvCache* cache = nullptr);
 // One decoder layer. With `cache`, the tokens follow cache->tokens earlier ones and are appended to it (the
 // caller advances cache->tokens after the last layer).
 at::Tensor layer_forward(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& hidden,
