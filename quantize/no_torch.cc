@@ -1,12 +1,24 @@
 // Stands in for gptq/ and calibration/ in a program without LibTorch.
 #include "core/base/error.h"
-#include "quantize/quantizer.h"
+#include "quantize/calibration/layer_walk.h"
 
 namespace retort {
+namespace {
+
+[[noreturn]] void refuse(std::string_view method) {
+  fail("quantize", method, "this program was built without LibTorch", "Use --method rtn, or a build with LibTorch");
+}
+
+}  // namespace
 
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask>, const InputStatistics*, const SolverOptions&,
                                      Context&) {
-  fail("quantize", "gptq", "this program was built without LibTorch", "Use --method rtn, or a build with LibTorch");
+  refuse("gptq");
+}
+
+std::unique_ptr<LayerWalk> make_layer_walk(const ModelSource&, std::span<const TensorPlan>,
+                                           const QuantizeOptions& options, const std::filesystem::path&, Context&) {
+  refuse(options.method);
 }
 
 }  // namespace retort

@@ -1,4 +1,4 @@
-// Quantization of a whole model: which tensors, in which scheme, by which method; one layer in memory at a time.
+// Quantizing a model: which tensor becomes what, by which method; one layer in memory at a time.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/arch/family.h"
 #include "core/base/context.h"
 #include "core/checkpoint/model_source.h"
 
@@ -27,22 +28,29 @@ struct QuantizeSummary {
   std::string scheme, method;
   double seconds = 0;
   uint64_t peak_rss_bytes = 0, output_bytes = 0;
-  double bits_per_weight = 0;
+  double bits_per_weight = 0;  // of the whole model: all stored tensors, all parameters
   std::vector<TensorReport> tensors;
   bool fell_back() const;  // any tensor: exit code 3
 };
 
-// Writes the native quantized directory into `directory` (staged by the caller).
+// Writes the native quantized directory into `directory` (staged by the caller). What an interrupted calibrated run
+// left there is continued when model, text and options are the same; the result has the same bytes either way.
 QuantizeSummary quantize_model(const ModelSource& source, const std::filesystem::path& directory,
                                const QuantizeOptions& options, Context& context);
-Json to_json(const QuantizeSummary& summary);  // the keys of the contract
+
+// The keys of the contract. The report inside an artifact leaves out what differs between two runs: times and memory.
+enum class Figures { kAll, kReproducible };
+Json to_json(const QuantizeSummary& summary, Figures figures = Figures::kAll);
 
 // What each tensor will become, and why where it is not the scheme asked for: decided before any work.
 struct TensorPlan {
   const ModelTensor* tensor;
-  Scheme scheme;         // dense: copied in that type
+  const TensorRule* rule;
+  int64_t layer;         // -1: not per layer
+  Scheme scheme;         // dense: stored in that type
   std::string fallback;  // empty: as asked
 };
+// In the order of a forward pass. A pattern of `keep` that matches nothing is a usage Error.
 std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options);
 
 }  // namespace retort

@@ -11,6 +11,7 @@ std::span<const Operation> operations() {
       kTokenizeOperation,
       kExportOperation,
       kVerifyOperation,
+      kQuantizeOperation,
       kEvalOperation,
       kGenerateOperation,
       kBenchOperation,

@@ -1,0 +1,116 @@
+#include "quantize/artifact.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/base/dtype.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+constexpr float kLargestF16 = 65504.0f;
+
+std::string joined(const std::string& first, const std::string& second) {
+  return first + (first.empty() || second.empty() ? "" : "; ") + second;
+}
+
+// ||values - rounded|| / ||values||, and the rounded bytes.
+double round_values(DType type, std::span<const float> values, std::vector<std::byte>& bytes) {
+  bytes.resize(values.size() * size_of(type));
+  encode_from_f32(type, values, bytes);
+  std::vector<float> rounded(values.size());
+  decode_to_f32(type, bytes, rounded);
+  double error = 0, weight = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    error += std::pow(static_cast<double>(values[i]) - rounded[i], 2);
+    weight += std::pow(static_cast<double>(values[i]), 2);
+  }
+  return weight > 0 ? std::sqrt(error / weight) : 0.0;
+}
+
+bool fits_f16(std::span<const float> values) {
+  return std::ranges::none_of(values,
+                              [](float value) { return std::isfinite(value) && std::abs(value) > kLargestF16; });
+}
+
+uint64_t bytes_of(const fs::path& directory) {
+  uint64_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(directory))
+    if (entry.is_regular_file()) bytes += entry.file_size();
+  return bytes;
+}
+
+}  // namespace
+
+MatrixTask task_of(const ModelSource& source, const TensorPlan& plan) {
+  const ModelTensor& tensor = *plan.tensor;
+  return {tensor.name, tensor.rows(), tensor.cols(), plan.scheme,
+          [&source, &tensor](int64_t first, int64_t count, std::span<float> out) {
+            source.read_f32(tensor, first, count, out);
+          }};
+}
+
+ArtifactWriter::ArtifactWriter(const ModelSource& source, const fs::path& directory, Context& context)
+    : source_(source), directory_(directory), context_(context), writer_(directory, source.side_files()) {}
+
+void ArtifactWriter::record(const ModelTensor& tensor, TensorReport report) {
+  const auto weights = static_cast<double>(tensor.elements());
+  bits_ += weights * bits_per_weight(parse_scheme(report.scheme), tensor.rows(), tensor.cols());
+  weights_ += weights;
+  reports_.push_back(std::move(report));
+}
+
+void ArtifactWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& solved) {
+  if (!solved.matrix) return add_unquantized(plan, solved.fallback);
+  const ModelTensor& tensor = *plan.tensor;
+  writer_.add_quantized(tensor.name, *solved.matrix);
+  record(tensor, {tensor.name, name_of(plan.scheme), solved.method,
+                  relative_error(task_of(source_, plan), *solved.matrix, context_),
+                  joined(plan.fallback, solved.fallback), solved.seconds, solved.details});
+}
+
+void ArtifactWriter::add_unquantized(const TensorPlan& plan, const std::string& reason) {
+  TensorPlan kept = plan;
+  kept.scheme = plan.tensor->scheme;
+  kept.fallback = joined(plan.fallback, reason + ": kept as it is");
+  add_dense(kept);
+}
+
+void ArtifactWriter::add_dense(const TensorPlan& plan) {
+  const ModelTensor& tensor = *plan.tensor;
+  TensorReport report{tensor.name, name_of(plan.scheme), "copy", 0, plan.fallback, 0, Json::object()};
+  if (plan.scheme == tensor.scheme) {
+    std::vector<std::byte> bytes(tensor.bytes);
+    source_.read_dense(tensor, 0, tensor.rows(), bytes);
+    writer_.add_dense(tensor.name, *tensor.scheme.dense, tensor.shape, bytes);
+  } else {
+    store_rounded(tensor, *plan.scheme.dense, report);
+  }
+  record(tensor, std::move(report));
+}
+
+void ArtifactWriter::store_rounded(const ModelTensor& tensor, DType type, TensorReport& report) {
+  const std::vector<float> values = source_.read_f32(tensor);
+  if (type == DType::kF16 && !fits_f16(values)) {
+    type = DType::kBF16;
+    report.scheme = name_of(type);
+    report.fallback = joined(report.fallback, "a weight is too large for f16: bf16 instead");
+  }
+  std::vector<std::byte> bytes;
+  report.relative_error = round_values(type, values, bytes);
+  writer_.add_dense(tensor.name, type, tensor.shape, bytes);
+}
+
+void ArtifactWriter::finish(QuantizeSummary& summary, const Json& options) {
+  summary.tensors = std::move(reports_);
+  summary.bits_per_weight = bits_ / weights_;
+  Json report = to_json(summary, Figures::kReproducible);
+  report["options"] = options;
+  writer_.finish(source_.config().json, report);
+  summary.output_bytes = bytes_of(directory_);
+}
+
+}  // namespace retort

@@ -1,0 +1,37 @@
+// The native quantized directory as it grows, and what is reported of its tensors.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "quantize/quantizer.h"
+
+namespace retort {
+
+class ArtifactWriter {
+ public:
+  // `directory` exists; `source` and `context` must outlive the writer.
+  ArtifactWriter(const ModelSource& source, const std::filesystem::path& directory, Context& context);
+  void add_quantized(const TensorPlan& plan, const SolvedMatrix& solved);
+  // In the plan's type. What f16 cannot hold becomes bf16, which is a fallback.
+  void add_dense(const TensorPlan& plan);
+  // Writes config.json and the report. `options` is what the report says of how it was made.
+  void finish(QuantizeSummary& summary, const Json& options);
+
+ private:
+  void add_unquantized(const TensorPlan& plan, const std::string& reason);
+  void store_rounded(const ModelTensor& tensor, DType type, TensorReport& report);
+  void record(const ModelTensor& tensor, TensorReport report);
+
+  const ModelSource& source_;
+  std::filesystem::path directory_;
+  Context& context_;
+  ModelWriter writer_;
+  std::vector<TensorReport> reports_;
+  double bits_ = 0, weights_ = 0;
+};
+
+// The rows of a tensor of the model.
+MatrixTask task_of(const ModelSource& source, const TensorPlan& plan);
+
+}  // namespace retort

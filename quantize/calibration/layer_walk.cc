@@ -1,0 +1,138 @@
+#include "quantize/calibration/layer_walk.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "core/base/error.h"
+#include "model/calibration.h"
+#include "model/decoder.h"
+#include "model/shards.h"
+#include "quantize/calibration/second_moment.h"
+#include "quantize/calibration/walk_state.h"
+
+namespace retort {
+namespace {
+
+constexpr int64_t kShardTokens = 1024;
+
+class SequentialWalk : public LayerWalk {
+ public:
+  SequentialWalk(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
+                 const std::filesystem::path& state, Context& context)
+      : source_(source),
+        config_(source.config()),
+        plan_(plan),
+        quantizer_(find_quantizer(options.method)),
+        solver_{.damp = options.damp, .activation_order = options.group_order == "activation"},
+        context_(context),
+        windows_(
+            calibration_windows(source, options.calibration, options.samples, options.sequence_length, "quantize")),
+        state_(state, run_key(source, plan, options, windows_)) {
+    placement_.device = parse_device(context.device);
+  }
+
+  std::map<std::string, SolvedMatrix> solve_layer(int64_t layer) override {
+    if (auto finished = state_.load_layer(layer)) return std::move(*finished);
+    const at::NoGradGuard no_grad;
+    if (shards_.empty()) begin_at(layer);
+    RoleTensors weights = load_layer(source_, layer, placement_);
+    std::map<std::string, SolvedMatrix> solved;
+    for (const Input input : {Input::kAttentionNorm, Input::kAttention, Input::kFfnNorm, Input::kFfn}) {
+      step(layer, weights);
+      solve_group(layer, input, weights, solved);
+      context_.check_interrupted();
+    }
+    const bool last = layer + 1 == config_.layers;
+    if (!last) step(layer, weights);
+    state_.save_layer(layer, solved, last ? std::vector<at::Tensor>{} : hidden_states());
+    return solved;
+  }
+
+ private:
+  // The text at the entrance of `layer`: embedded, or as an earlier run left it.
+  void begin_at(int64_t layer) {
+    std::vector<at::Tensor> hidden;
+    if (layer > 0) {
+      hidden = state_.load_hidden(layer - 1);
+    } else {
+      const RoleTensors top = load_top(source_, placement_);
+      for (const at::Tensor& ids : windows_.split(std::max<int64_t>(1, kShardTokens / windows_.size(1))))
+        hidden.push_back(embed(top, ids.to(placement_.device)));
+    }
+    for (const at::Tensor& states : hidden) shards_.push_back({states.to(placement_.device), {}, Input::kNone});
+  }
+
+  void step(int64_t layer, const RoleTensors& weights) {
+    run_shards(context_, static_cast<int64_t>(shards_.size()), [&](int64_t i) {
+      const at::NoGradGuard no_grad;
+      layer_step(config_, layer, weights, shards_[static_cast<size_t>(i)]);
+    });
+  }
+
+  void solve_group(int64_t layer, Input input, RoleTensors& weights, std::map<std::string, SolvedMatrix>& solved) {
+    std::vector<MatrixTask> tasks;
+    std::vector<Role> roles;
+    for (const TensorPlan& plan : plan_) {
+      if (plan.layer != layer || plan.rule->input != input || plan.scheme.is_dense()) continue;
+      tasks.push_back(task_of(plan, weights(plan.rule->role)));
+      roles.push_back(plan.rule->role);
+    }
+    if (tasks.empty()) return;
+    std::vector<at::Tensor> inputs;
+    for (const LayerState& shard : shards_) inputs.push_back(shard.input);
+    const InputStatistics statistics = second_moment(inputs, windows_.size(0), context_);
+    std::vector<SolvedMatrix> results = quantizer_.solve(tasks, &statistics, solver_, context_);
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      if (results[i].matrix) weights(roles[i]) = dequantized(*results[i].matrix);
+      solved.emplace(tasks[i].name, std::move(results[i]));
+    }
+  }
+
+  static MatrixTask task_of(const TensorPlan& plan, const at::Tensor& weight) {
+    const at::Tensor values = weight.cpu();
+    const int64_t cols = values.size(1);
+    return {plan.tensor->name, values.size(0), cols, plan.scheme,
+            [values, cols](int64_t first, int64_t count, std::span<float> out) {
+              std::copy_n(values.const_data_ptr<float>() + first * cols, count * cols, out.data());
+            }};
+  }
+
+  at::Tensor dequantized(const QuantizedMatrix& matrix) {
+    const at::Tensor values = at::empty({matrix.rows, matrix.cols}, at::kFloat);
+    float* out = values.mutable_data_ptr<float>();
+    context_.threads.run_ranges(matrix.rows, 64, [&](int64_t first, int64_t last) {
+      const std::span rows(out + first * matrix.cols, static_cast<size_t>((last - first) * matrix.cols));
+      dequantize_rows(matrix, first, last - first, rows);
+    });
+    return values.to(placement_.device);
+  }
+
+  std::vector<at::Tensor> hidden_states() const {
+    std::vector<at::Tensor> hidden;
+    for (const LayerState& shard : shards_) hidden.push_back(shard.hidden);
+    return hidden;
+  }
+
+  const ModelSource& source_;
+  const ModelConfig& config_;
+  std::span<const TensorPlan> plan_;
+  const Quantizer& quantizer_;
+  SolverOptions solver_;
+  Context& context_;
+  at::Tensor windows_;  // ids [windows, tokens]
+  WalkState state_;
+  Placement placement_;
+  std::vector<LayerState> shards_;  // of the windows; empty until the first layer that is solved
+};
+
+}  // namespace
+
+std::unique_ptr<LayerWalk> make_layer_walk(const ModelSource& source, std::span<const TensorPlan> plan,
+                                           const QuantizeOptions& options, const std::filesystem::path& state,
+                                           Context& context) {
+  return std::make_unique<SequentialWalk>(source, plan, options, state, context);
+}
+
+}  // namespace retort

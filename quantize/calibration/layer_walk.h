@@ -1,0 +1,30 @@
+// A calibration text on its way through the model, one layer in memory at a time.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "quantize/quantizer.h"
+
+namespace retort {
+
+class LayerWalk {
+ public:
+  virtual ~LayerWalk() = default;
+  // The matrices of `layer` that the plan quantizes, by name. Called for 0, 1, 2, ... in this order.
+  virtual std::map<std::string, SolvedMatrix> solve_layer(int64_t layer) = 0;
+};
+
+// Sequential (arXiv:2210.17323, section 4): the matrices that share an input are solved with the inputs that the
+// model quantized so far gives them, q k v before o before gate up before down, and so on through the layers. Each
+// token passes each matrix once: in its quantized form.
+// Finished layers are kept in `state` and not solved again by the next run over the same model, text and options.
+// `source`, `plan` and `context` must outlive the walk. Throws in a program without LibTorch.
+std::unique_ptr<LayerWalk> make_layer_walk(const ModelSource& source, std::span<const TensorPlan> plan,
+                                           const QuantizeOptions& options, const std::filesystem::path& state,
+                                           Context& context);
+
+}  // namespace retort

@@ -1,0 +1,58 @@
+#include "quantize/calibration/second_moment.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "model/shards.h"
+
+namespace retort {
+namespace {
+
+// Small enough that even the narrowest inputs give every thread a tile; on a GPU there is one.
+int64_t tile_width(const at::Tensor& input) {
+  const int64_t features = input.size(-1);
+  if (!input.is_cpu()) return features;
+  return features < 1024 ? 128 : 256;
+}
+
+struct Tile {
+  int64_t row, col, rows, cols;
+};
+
+std::vector<Tile> upper_tiles(int64_t features, int64_t width) {
+  std::vector<Tile> tiles;
+  for (int64_t row = 0; row < features; row += width)
+    for (int64_t col = row; col < features; col += width)
+      tiles.push_back({row, col, std::min(width, features - row), std::min(width, features - col)});
+  return tiles;
+}
+
+at::Tensor sum_tile(std::span<const at::Tensor> inputs, const Tile& tile) {
+  at::Tensor sum = at::zeros({tile.rows, tile.cols}, inputs.front().options());
+  for (const at::Tensor& input : inputs) {
+    const at::Tensor flat = input.flatten(0, -2);
+    sum.addmm_(flat.narrow(1, tile.row, tile.rows).t(), flat.narrow(1, tile.col, tile.cols));
+  }
+  return sum;
+}
+
+}  // namespace
+
+InputStatistics second_moment(std::span<const at::Tensor> inputs, int64_t sequences, const Context& context) {
+  const int64_t features = inputs.front().size(-1);
+  InputStatistics statistics{features, std::vector<float>(static_cast<size_t>(features * features))};
+  const at::Tensor result = at::from_blob(statistics.second_moment.data(), {features, features}, at::kFloat);
+  const std::vector<Tile> tiles = upper_tiles(features, tile_width(inputs.front()));
+  run_shards(context, static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    const at::NoGradGuard no_grad;
+    const Tile& tile = tiles[static_cast<size_t>(i)];
+    const at::Tensor sum = sum_tile(inputs, tile).mul_(2.0 / static_cast<double>(sequences)).cpu();
+    result.narrow(0, tile.row, tile.rows).narrow(1, tile.col, tile.cols).copy_(sum);
+    result.narrow(0, tile.col, tile.cols).narrow(1, tile.row, tile.rows).copy_(sum.t());
+  });
+  return statistics;
+}
+
+}  // namespace retort

@@ -1,0 +1,17 @@
+// H of a set of inputs.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+
+#include "core/base/context.h"
+#include "quantize/quantizer.h"
+
+namespace retort {
+
+// 2 / sequences * sum of x x^T over the rows x of all `inputs` [.., features], float32. Tiles of the result are
+// computed side by side, each over the inputs in their order: the same for any number of threads.
+InputStatistics second_moment(std::span<const at::Tensor> inputs, int64_t sequences, const Context& context);
+
+}  // namespace retort

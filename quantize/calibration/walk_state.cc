@@ -1,0 +1,144 @@
+#include "quantize/calibration/walk_state.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "core/base/digest.h"
+#include "core/pack/packed_format.h"
+#include "model/array_file.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+void add_tensor(Digest& digest, const ModelSource& source, const TensorPlan& plan) {
+  const ModelTensor& tensor = *plan.tensor;
+  digest.update(tensor.name + " " + name_of(tensor.scheme) + " " + name_of(plan.scheme) + "\n");
+  const auto row_bytes = static_cast<int64_t>(tensor.bytes) / tensor.rows();
+  const int64_t piece = std::max<int64_t>(1, (int64_t{8} << 20) / row_bytes);
+  std::vector<std::byte> bytes;
+  for (int64_t first = 0; first < tensor.rows(); first += piece) {
+    const int64_t count = std::min(piece, tensor.rows() - first);
+    bytes.resize(static_cast<size_t>(count * row_bytes));
+    source.read_dense(tensor, first, count, bytes);
+    digest.update(bytes);
+  }
+}
+
+// One matrix as a JSON text and the parts of its packed format.
+void write_solved(ArrayWriter& writer, const std::string& prefix, const SolvedMatrix& solved) {
+  Json about{{"method", solved.method},
+             {"fallback", solved.fallback},
+             {"details", solved.details},
+             {"seconds", solved.seconds}};
+  if (solved.matrix) {
+    const QuantizedMatrix& matrix = *solved.matrix;
+    about["matrix"] = {
+        {"scheme", name_of(matrix.scheme)}, {"rows", matrix.rows}, {"cols", matrix.cols}, {"parts", Json::array()}};
+    for (const PackedPart& part : storage_format(matrix.scheme).pack(matrix)) {
+      about["matrix"]["parts"].push_back({{"name", part.name}, {"dtype", name_of(part.dtype)}, {"shape", part.shape}});
+      writer.write(prefix + std::string(part.name), part.bytes);
+    }
+  }
+  writer.write(prefix + "about", about.dump());
+}
+
+QuantizedMatrix read_matrix(const ArrayReader& reader, const std::string& prefix, const Json& about) {
+  std::vector<std::vector<std::byte>> bytes;
+  std::vector<PackedPartView> views;
+  std::vector<std::string> names;
+  for (const Json& part : about["parts"]) names.push_back(part["name"].get<std::string>());
+  for (const std::string& name : names) bytes.push_back(reader.read_bytes(prefix + name));
+  for (size_t i = 0; i < names.size(); ++i)
+    views.push_back({names[i], *parse_dtype(about["parts"][i]["dtype"].get<std::string>()),
+                     about["parts"][i]["shape"].get<std::vector<int64_t>>(), bytes[i]});
+  const Scheme scheme = parse_scheme(about["scheme"].get<std::string>());
+  return storage_format(scheme).unpack(scheme, about["rows"].get<int64_t>(), about["cols"].get<int64_t>(), views,
+                                       prefix);
+}
+
+SolvedMatrix read_solved(const ArrayReader& reader, const std::string& prefix) {
+  const Json about = parse_json(reader.read_text(prefix + "about"), prefix);
+  SolvedMatrix solved{.matrix = {},
+                      .method = about["method"],
+                      .fallback = about["fallback"],
+                      .details = about["details"],
+                      .seconds = about["seconds"]};
+  if (about.contains("matrix")) solved.matrix = read_matrix(reader, prefix, about["matrix"]);
+  return solved;
+}
+
+bool has_key(const fs::path& path, const std::string& key) {
+  const ArrayReader reader(path);
+  return reader.has("key") && reader.read_text("key") == key;
+}
+
+}  // namespace
+
+std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
+                    const at::Tensor& windows) {
+  const Quantizer& quantizer = find_quantizer(options.method);
+  Digest digest;
+  digest.update(
+      Json{quantizer.name, quantizer.version, options.group_order, options.damp, windows.size(0), source.config().json}
+          .dump());
+  const at::Tensor ids = windows.contiguous();
+  digest.update(std::as_bytes(std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))));
+  for (const TensorPlan& tensor : plan) add_tensor(digest, source, tensor);
+  return digest.hex();
+}
+
+WalkState::WalkState(fs::path directory, std::string key) : directory_(std::move(directory)), key_(std::move(key)) {
+  const fs::path first = file("layer", 0);
+  if (!fs::exists(first) || !has_key(first, key_)) fs::remove_all(directory_);
+  fs::create_directories(directory_);
+}
+
+fs::path WalkState::file(const char* what, int64_t layer) const {
+  return directory_ / (std::string(what) + "-" + std::to_string(layer) + ".h5");
+}
+
+std::optional<std::map<std::string, SolvedMatrix>> WalkState::load_layer(int64_t layer) const {
+  const fs::path path = file("layer", layer);
+  if (!fs::exists(path)) return std::nullopt;
+  const ArrayReader reader(path);
+  const Json names = parse_json(reader.read_text("names"), path.string());
+  std::map<std::string, SolvedMatrix> solved;
+  for (const Json& name : names) solved.emplace(name, read_solved(reader, name.get<std::string>() + "."));
+  return solved;
+}
+
+std::vector<at::Tensor> WalkState::load_hidden(int64_t layer) const {
+  const ArrayReader reader(file("hidden", layer));
+  std::vector<at::Tensor> hidden;
+  for (size_t i = 0; reader.has(std::to_string(i)); ++i) {
+    ArrayReader::Floats floats = reader.read_floats(std::to_string(i));
+    hidden.push_back(at::from_blob(floats.values.data(), floats.shape, at::kFloat).clone());
+  }
+  return hidden;
+}
+
+void WalkState::save_layer(int64_t layer, const std::map<std::string, SolvedMatrix>& solved,
+                           std::span<const at::Tensor> hidden) {
+  ArrayWriter states(file("hidden", layer));
+  for (size_t i = 0; i < hidden.size(); ++i) {
+    const at::Tensor values = hidden[i].cpu().contiguous();
+    states.write(std::to_string(i), values.sizes().vec(),
+                 {values.const_data_ptr<float>(), static_cast<size_t>(values.numel())});
+  }
+  states.commit();
+  ArrayWriter writer(file("layer", layer));
+  Json names = Json::array();
+  for (const auto& [name, matrix] : solved) {
+    names.push_back(name);
+    write_solved(writer, name + ".", matrix);
+  }
+  writer.write("key", key_);
+  writer.write("names", names.dump());
+  writer.commit();
+  if (layer > 0) fs::remove(file("hidden", layer - 1));
+}
+
+}  // namespace retort

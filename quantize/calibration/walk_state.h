@@ -1,0 +1,38 @@
+// What a walk leaves on disk after each layer, so that a run that was killed continues where it stopped.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "quantize/quantizer.h"
+
+namespace retort {
+
+// Everything that the result depends on, as a digest: weights, plan, method and options, calibration tokens.
+std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
+                    const at::Tensor& windows);
+
+// In `directory`: for each finished layer the solved matrices, for the last of them also the calibration text's
+// hidden states behind it. State of another key is removed.
+class WalkState {
+ public:
+  WalkState(std::filesystem::path directory, std::string key);
+  std::optional<std::map<std::string, SolvedMatrix>> load_layer(int64_t layer) const;
+  std::vector<at::Tensor> load_hidden(int64_t layer) const;
+  // The layer counts as finished when this returns.
+  void save_layer(int64_t layer, const std::map<std::string, SolvedMatrix>& solved, std::span<const at::Tensor> hidden);
+
+ private:
+  std::filesystem::path file(const char* what, int64_t layer) const;
+
+  std::filesystem::path directory_;
+  std::string key_;
+};
+
+}  // namespace retort

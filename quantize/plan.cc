@@ -1,0 +1,92 @@
+#include <optional>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "quantize/quantize.h"
+#include "quantize/quantizer.h"
+
+namespace retort {
+namespace {
+
+struct KeepRule {
+  std::string pattern;
+  Scheme scheme;
+  bool matched = false;
+};
+
+Scheme dense_as(DType type) { return parse_scheme(name_of(type)); }
+
+// The 16 bits that lose least: the checkpoint's own, and f16 for wider ones.
+Scheme sixteen_bits(const ModelTensor& tensor) {
+  return dense_as(*tensor.scheme.dense == DType::kBF16 ? DType::kBF16 : DType::kF16);
+}
+
+class Planner {
+ public:
+  Planner(const ModelSource& source, const QuantizeOptions& options)
+      : source_(source), quantizer_(find_quantizer(options.method)), scheme_(checked(options.scheme, false)) {
+    for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, checked(type, true)});
+  }
+
+  std::vector<TensorPlan> plan() {
+    std::vector<TensorPlan> plans;
+    for (const ExpectedTensor& expected : expected_tensors(source_.config())) {
+      const ModelTensor& tensor = source_.at(expected.name);
+      if (!tensor.scheme.is_dense())
+        fail("quantize", tensor.name, "it is quantized already (" + name_of(tensor.scheme) + ")",
+             "Quantize the checkpoint that this model was made from");
+      plans.push_back(fitted({&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule), {}}));
+    }
+    for (const KeepRule& rule : keep_)
+      if (!rule.matched) fail_usage("quantize", "--keep", "no tensor is named like '" + rule.pattern + "'");
+    return plans;
+  }
+
+ private:
+  Scheme checked(const std::string& name, bool dense_allowed) const {
+    const Scheme scheme = parse_scheme(name);
+    if (scheme.is_dense() && dense_allowed) return scheme;
+    if (scheme.is_dense())
+      fail_usage("quantize", "--scheme", name + " does not quantize", "To convert a checkpoint, use retort export");
+    if (!quantizer_.supports(scheme))
+      fail_usage("quantize", "--scheme", std::string(quantizer_.name) + " does not make " + name);
+    return scheme;
+  }
+
+  Scheme wanted(const ModelTensor& tensor, const TensorRule& rule) {
+    const bool matrix = tensor.shape.size() == 2;
+    for (KeepRule& keep : keep_) {
+      if (!glob_match(keep.pattern, tensor.name)) continue;
+      keep.matched = true;
+      if (matrix || keep.scheme.is_dense()) return keep.scheme;
+    }
+    if (!matrix) return tensor.scheme;
+    if (rule.input != Input::kNone) return scheme_;
+    // Embedding and head: what their readers look up or multiply in full width.
+    return scheme_.block == BlockType::kNone ? sixteen_bits(tensor) : parse_scheme("q8_0");
+  }
+
+  static TensorPlan fitted(TensorPlan plan) {
+    const int64_t cols = plan.tensor->cols();
+    if (plan.scheme.fits(cols)) return plan;
+    Scheme nearest = fallback_scheme(plan.scheme);
+    if (nearest.is_dense()) nearest = sixteen_bits(*plan.tensor);
+    plan.fallback = name_of(plan.scheme) + " does not divide rows of " + std::to_string(cols) + ": " +
+                    name_of(nearest) + " instead";
+    plan.scheme = nearest;
+    return plan;
+  }
+
+  const ModelSource& source_;
+  const Quantizer& quantizer_;
+  Scheme scheme_;
+  std::vector<KeepRule> keep_;
+};
+
+}  // namespace
+
+std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options) {
+  return Planner(source, options).plan();
+}
+
+}  // namespace retort

@@ -1,0 +1,110 @@
+#include "quantize/quantize.h"
+
+#include <chrono>
+#include <map>
+#include <memory>
+
+#include "core/base/error.h"
+#include "quantize/artifact.h"
+#include "quantize/calibration/layer_walk.h"
+#include "quantize/quantizer.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+constexpr const char* kStateName = "calibration-state";
+
+void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
+  if (options.group_order != "none" && options.group_order != "activation")
+    fail_usage("quantize", "--group-order", options.group_order + " is not an order", "Orders are none and activation");
+  if (!(options.damp >= 0 && options.damp <= 1))
+    fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
+  if (quantizer.needs_calibration && options.calibration.empty())
+    fail_usage("quantize", "--calibration", std::string(quantizer.name) + " needs a text to calibrate on");
+}
+
+// What an earlier run left, but for the state that this one may continue from.
+void clear_directory(const fs::path& directory) {
+  for (const auto& entry : fs::directory_iterator(directory))
+    if (entry.path().filename() != kStateName) fs::remove_all(entry.path());
+}
+
+// The part of the options that the result depends on; paths are not.
+Json describe(const QuantizeOptions& options, const Quantizer& quantizer) {
+  Json keep = Json::object();
+  for (const auto& [pattern, type] : options.keep) keep[pattern] = type;
+  Json json{{"method_version", quantizer.version}, {"keep", keep}};
+  if (!quantizer.needs_calibration) return json;
+  json["samples"] = options.samples;
+  json["sequence_length"] = options.sequence_length;
+  json["group_order"] = options.group_order;
+  json["damp"] = options.damp;
+  return json;
+}
+
+// Solutions in the order in which the tensors are stored: a layer's matrices together where the method is calibrated.
+class Solver {
+ public:
+  Solver(const ModelSource& source, std::unique_ptr<LayerWalk> walk, Context& context)
+      : source_(source), walk_(std::move(walk)), context_(context) {}
+
+  SolvedMatrix solve(const TensorPlan& plan) {
+    if (walk_ && plan.rule->input != Input::kNone) {
+      if (layer_ != plan.layer) solved_ = walk_->solve_layer(layer_ = plan.layer);
+      return std::move(solved_.at(plan.tensor->name));
+    }
+    const MatrixTask task = task_of(source_, plan);
+    return std::move(solve_rtn({&task, 1}, nullptr, {}, context_).front());
+  }
+
+ private:
+  const ModelSource& source_;
+  std::unique_ptr<LayerWalk> walk_;
+  Context& context_;
+  int64_t layer_ = -1;
+  std::map<std::string, SolvedMatrix> solved_;  // of layer_
+};
+
+void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, ArtifactWriter& writer, Context& context) {
+  context.progress.begin("quantize", static_cast<int64_t>(plans.size()), "tensors");
+  int64_t done = 0;
+  for (const TensorPlan& plan : plans) {
+    context.check_interrupted();
+    if (plan.scheme.is_dense()) {
+      writer.add_dense(plan);
+    } else {
+      writer.add_quantized(plan, solver.solve(plan));
+    }
+    context.progress.update(++done, plan.tensor->name);
+  }
+  context.progress.end();
+}
+
+}  // namespace
+
+QuantizeSummary quantize_model(const ModelSource& source, const fs::path& directory, const QuantizeOptions& options,
+                               Context& context) {
+  const auto start = std::chrono::steady_clock::now();
+  const Quantizer& quantizer = find_quantizer(options.method);
+  check_options(options, quantizer);
+  const std::vector<TensorPlan> plans = plan_tensors(source, options);
+  const fs::path state = directory / kStateName;
+  clear_directory(directory);
+  std::unique_ptr<LayerWalk> walk;
+  if (quantizer.needs_calibration) walk = make_layer_walk(source, plans, options, state, context);
+  Solver solver(source, std::move(walk), context);
+  ArtifactWriter writer(source, directory, context);
+  quantize_tensors(plans, solver, writer, context);
+  fs::remove_all(state);
+  QuantizeSummary summary;
+  summary.scheme = name_of(parse_scheme(options.scheme));
+  summary.method = options.method;
+  writer.finish(summary, describe(options, quantizer));
+  summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  summary.peak_rss_bytes = peak_resident_bytes();
+  return summary;
+}
+
+}  // namespace retort

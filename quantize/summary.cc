@@ -1,0 +1,38 @@
+#include <algorithm>
+
+#include "quantize/quantize.h"
+
+namespace retort {
+namespace {
+
+Json to_json(const TensorReport& report, Figures figures) {
+  Json json{{"name", report.name},
+            {"scheme", report.scheme},
+            {"method", report.method},
+            {"relative_error", report.relative_error},
+            {"fallback", report.fallback.empty() ? Json(nullptr) : Json(report.fallback)}};
+  if (figures == Figures::kAll) json["seconds"] = report.seconds;
+  for (const auto& [key, value] : report.details.items()) json[key] = value;
+  return json;
+}
+
+}  // namespace
+
+bool QuantizeSummary::fell_back() const {
+  return std::ranges::any_of(tensors, [](const TensorReport& report) { return !report.fallback.empty(); });
+}
+
+Json to_json(const QuantizeSummary& summary, Figures figures) {
+  Json json{{"scheme", summary.scheme}, {"method", summary.method}};
+  if (figures == Figures::kAll) {
+    json["seconds"] = summary.seconds;
+    json["peak_rss_bytes"] = summary.peak_rss_bytes;
+    json["output_bytes"] = summary.output_bytes;
+  }
+  json["bits_per_weight"] = summary.bits_per_weight;
+  json["tensors"] = Json::array();
+  for (const TensorReport& report : summary.tensors) json["tensors"].push_back(to_json(report, figures));
+  return json;
+}
+
+}  // namespace retort

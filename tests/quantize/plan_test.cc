@@ -1,0 +1,232 @@
+// Which tensor becomes what, and whole models by rtn: what the program without LibTorch does.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <map>
+
+#include "core/base/digest.h"
+#include "core/base/error.h"
+#include "core/base/json.h"
+#include "quantize/quantize.h"
+#include "quantize/quantizer.h"
+#include "tests/support/tiny_model.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class QuantizeByRtn : public ::testing::Test {
+ protected:
+  // hidden 64, FFN 160, 3 layers
+  std::unique_ptr<ModelSource> model(const testing::TinyModel& shape = {}) {
+    testing::write_tiny_model(temp_.path() / "model", shape);
+    return open_model(temp_.path() / "model");
+  }
+
+  // The same model with weight [0] of one tensor replaced.
+  std::unique_ptr<ModelSource> damaged(const ModelSource& source, const std::string& name, float value) {
+    const fs::path directory = temp_.path() / "damaged";
+    fs::create_directories(directory);
+    ModelWriter writer(directory, source.side_files());
+    for (const ModelTensor& tensor : source.tensors()) {
+      std::vector<float> values = source.read_f32(tensor);
+      if (tensor.name == name) values[0] = value;
+      writer.add_f32(tensor.name, *tensor.scheme.dense, tensor.shape, values);
+    }
+    writer.finish(source.config().json, nullptr);
+    return open_model(directory);
+  }
+
+  static QuantizeOptions options(const std::string& scheme) {
+    QuantizeOptions result;
+    result.scheme = scheme;
+    return result;
+  }
+
+  QuantizeSummary quantize(const ModelSource& source, const QuantizeOptions& chosen, const std::string& output = "out",
+                           int threads = 2) {
+    fs::create_directories(temp_.path() / output);
+    ThreadPool pool(threads);
+    Context context{pool, sink_};
+    return quantize_model(source, temp_.path() / output, chosen, context);
+  }
+
+  fs::path path(const std::string& name) const { return temp_.path() / name; }
+
+  testing::TempDir temp_;
+  ProgressSink sink_;
+};
+
+std::map<std::string, std::string> schemes_of(const std::vector<TensorPlan>& plans) {
+  std::map<std::string, std::string> schemes;
+  for (const TensorPlan& plan : plans) schemes[plan.tensor->name] = name_of(plan.scheme);
+  return schemes;
+}
+
+const std::string kQuery = "model.layers.1.self_attn.q_proj.weight", kDown = "model.layers.1.mlp.down_proj.weight",
+                  kEmbedding = "model.embed_tokens.weight", kNorm = "model.layers.1.input_layernorm.weight";
+
+TEST_F(QuantizeByRtn, IntegerSchemesLeaveEmbeddingNormsAndHead) {
+  const auto source = model({.dtype = DType::kBF16});
+  const auto schemes = schemes_of(plan_tensors(*source, options("int4-g32-sym")));
+  EXPECT_EQ(schemes.size(), source->tensors().size());
+  EXPECT_EQ(schemes.at(kQuery), "int4-g32-sym");
+  EXPECT_EQ(schemes.at(kDown), "int4-g32-sym");
+  EXPECT_EQ(schemes.at(kEmbedding), "bf16");
+  EXPECT_EQ(schemes.at("lm_head.weight"), "bf16");
+  EXPECT_EQ(schemes.at(kNorm), "bf16");
+}
+
+TEST_F(QuantizeByRtn, WideCheckpointsGetSixteenBitMatrices) {
+  const auto schemes = schemes_of(plan_tensors(*model({.dtype = DType::kF32}), options("int8-channel-sym")));
+  EXPECT_EQ(schemes.at(kEmbedding), "f16");
+  EXPECT_EQ(schemes.at(kNorm), "f32");
+}
+
+TEST_F(QuantizeByRtn, BlockSchemesGiveEmbeddingAndHeadEightBits) {
+  for (const char* scheme : {"q4_0", "q8_0"}) {
+    const auto schemes = schemes_of(plan_tensors(*model(), options(scheme)));
+    EXPECT_EQ(schemes.at(kQuery), scheme);
+    EXPECT_EQ(schemes.at(kEmbedding), "q8_0");
+    EXPECT_EQ(schemes.at("lm_head.weight"), "q8_0");
+  }
+}
+
+TEST_F(QuantizeByRtn, RowsThatNoGroupDividesGetTheNearestScheme) {
+  const auto source = model({.ffn_size = 172, .dtype = DType::kBF16});
+  for (const TensorPlan& plan : plan_tensors(*source, options("int4-g64-asym"))) {
+    const bool down = plan.tensor->name.find("down_proj") != std::string::npos;
+    EXPECT_EQ(plan.fallback.empty(), !down) << plan.tensor->name;
+    if (!down) continue;
+    EXPECT_EQ(name_of(plan.scheme), "int4-channel-asym");
+    EXPECT_THAT(plan.fallback, HasSubstr("172"));
+  }
+  EXPECT_EQ(schemes_of(plan_tensors(*source, options("q4_0"))).at(kDown), "bf16");
+}
+
+TEST_F(QuantizeByRtn, KeepOverridesAndFirstMatchWins) {
+  const auto source = model();
+  QuantizeOptions chosen = options("int4-g32-sym");
+  chosen.keep = {
+      {"*layers.1.self_attn.q_proj*", "int8-channel-sym"}, {"*layers.1.*", "bf16"}, {"model.embed*", "q8_0"}};
+  const auto schemes = schemes_of(plan_tensors(*source, chosen));
+  EXPECT_EQ(schemes.at(kQuery), "int8-channel-sym");
+  EXPECT_EQ(schemes.at(kDown), "bf16");
+  EXPECT_EQ(schemes.at(kNorm), "bf16");
+  EXPECT_EQ(schemes.at(kEmbedding), "q8_0");
+  chosen.keep = {{"*layers.1.*", "int8-channel-sym"}};
+  EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "f32") << "a vector cannot be quantized";
+}
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST_F(QuantizeByRtn, WhatIsNotPossibleIsSaid) {
+  const auto source = model();
+  QuantizeOptions chosen = options("int4-g32-sym");
+  chosen.keep = {{"*no_such_proj*", "bf16"}};
+  EXPECT_THAT(message_of([&] { plan_tensors(*source, chosen); }), HasSubstr("no_such_proj"));
+  EXPECT_THAT(message_of([&] { plan_tensors(*source, options("f16")); }), HasSubstr("does not quantize"));
+  EXPECT_THAT(message_of([&] { plan_tensors(*source, options("int4-g32")); }), ::testing::IsEmpty());
+  quantize(*source, options("int4-g32-sym"));
+  EXPECT_THAT(message_of([&] { plan_tensors(*open_model(path("out")), options("q4_0")); }),
+              HasSubstr("quantized already"));
+  chosen = options("int4-g32-sym");
+  chosen.method = "gptq";
+  EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("--calibration"));
+}
+
+TEST_F(QuantizeByRtn, TheArtifactHoldsTheSolversIntegers) {
+  const auto source = model();
+  for (const char* scheme : {"int4-g32-sym", "int3-channel-asym", "int8-tensor-sym", "q4_0", "q8_0"}) {
+    const QuantizeSummary summary = quantize(*source, options(scheme), scheme);
+    EXPECT_FALSE(summary.fell_back());
+    const auto artifact = open_model(path(scheme));
+    EXPECT_EQ(artifact->container(), "native");
+    for (const TensorPlan& plan : plan_tensors(*source, options(scheme))) {
+      const ModelTensor& tensor = artifact->at(plan.tensor->name);
+      EXPECT_EQ(tensor.scheme, plan.scheme) << tensor.name;
+      if (tensor.scheme.is_dense()) continue;
+      const MatrixTask task{tensor.name, tensor.rows(), tensor.cols(), plan.scheme,
+                            [&](int64_t first, int64_t count, std::span<float> out) {
+                              source->read_f32(*plan.tensor, first, count, out);
+                            }};
+      ThreadPool pool(1);
+      Context context{pool, sink_};
+      const SolvedMatrix solved = std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+      const QuantizedMatrix stored = artifact->read_quantized(tensor);
+      EXPECT_EQ(stored.codes, solved.matrix->codes) << tensor.name;
+      EXPECT_EQ(stored.scales, solved.matrix->scales) << tensor.name;
+      EXPECT_EQ(stored.zeros, solved.matrix->zeros) << tensor.name;
+    }
+  }
+}
+
+TEST_F(QuantizeByRtn, BytesDependOnNeitherRunNorThreads) {
+  const auto source = model();
+  quantize(*source, options("int4-g32-asym"), "one", 1);
+  quantize(*source, options("int4-g32-asym"), "two", 3);
+  EXPECT_EQ(digest_of_path(path("one")), digest_of_path(path("two")));
+}
+
+TEST_F(QuantizeByRtn, TheReportHasTheKeysOfTheContract) {
+  const auto source = model({.ffn_size = 172});
+  const QuantizeSummary summary = quantize(*source, options("int4-g64-sym"));
+  EXPECT_TRUE(summary.fell_back());
+  const Json json = to_json(summary);
+  for (const char* key :
+       {"scheme", "method", "seconds", "peak_rss_bytes", "output_bytes", "bits_per_weight", "tensors"})
+    EXPECT_TRUE(json.contains(key)) << key;
+  EXPECT_EQ(json["tensors"].size(), source->tensors().size());
+  for (const Json& tensor : json["tensors"]) {
+    for (const char* key : {"name", "scheme", "method", "relative_error", "fallback"})
+      EXPECT_TRUE(tensor.contains(key));
+    const bool down = tensor["name"].get<std::string>().find("down_proj") != std::string::npos;
+    EXPECT_EQ(tensor["fallback"].is_null(), !down);
+    const bool quantized = tensor["scheme"].get<std::string>().starts_with("int");
+    EXPECT_TRUE(!quantized || std::abs(tensor["relative_error"].get<double>() - 0.1) < 0.05) << tensor["name"];
+  }
+  const Json stored = read_json_file(path("out") / "retort.json");
+  EXPECT_EQ(stored["tensors"].size(), json["tensors"].size());
+  EXPECT_FALSE(stored.contains("seconds"));
+  uint64_t bits = 0;
+  for (const ModelTensor& tensor : open_model(path("out"))->tensors()) bits += 8 * tensor.bytes;
+  EXPECT_NEAR(summary.bits_per_weight, static_cast<double>(bits) / static_cast<double>(source->config().parameters()),
+              0.02);
+}
+
+TEST_F(QuantizeByRtn, WeightsThatAreNotFiniteAreKeptAndReported) {
+  const auto source = damaged(*model({.dtype = DType::kBF16}), kQuery, std::numeric_limits<float>::infinity());
+  const QuantizeSummary summary = quantize(*source, options("int4-g32-sym"));
+  EXPECT_TRUE(summary.fell_back());
+  for (const TensorReport& tensor : summary.tensors) {
+    EXPECT_EQ(tensor.fallback.empty(), tensor.name != kQuery) << tensor.name;
+    if (tensor.name != kQuery) continue;
+    EXPECT_EQ(tensor.scheme, "bf16");
+    EXPECT_THAT(tensor.fallback, HasSubstr("NaN or infinity"));
+  }
+  const auto artifact = open_model(path("out"));
+  EXPECT_EQ(artifact->read_f32(artifact->at(kQuery)), source->read_f32(source->at(kQuery)));
+}
+
+TEST_F(QuantizeByRtn, WhatF16CannotHoldBecomesBf16) {
+  const auto source = damaged(*model({.dtype = DType::kF32}), kEmbedding, 1e6f);
+  const QuantizeSummary summary = quantize(*source, options("int4-g32-sym"));
+  EXPECT_EQ(summary.tensors.front().name, kEmbedding);
+  EXPECT_EQ(summary.tensors.front().scheme, "bf16");
+  EXPECT_NE(summary.tensors.front().fallback, "");
+}
+
+}  // namespace
+}  // namespace retort
