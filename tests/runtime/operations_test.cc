@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/base/error.h"
+#include "core/base/files.h"
 #include "recipes/operations/rows.h"
 #include "runtime/kernels/registry.h"
 #include "tests/support/tiny_model.h"
@@ -61,6 +62,88 @@ TEST_F(Bench, ListsKernels) {
 TEST_F(Bench, NeedsAModelAndAKnownKernel) {
   EXPECT_THROW(run(kBenchOperation, Json::object()), Error);
   EXPECT_THROW(run(kBenchOperation, {{"model", model_.string()}, {"kernel", "sse9"}}), Error);
+}
+
+std::string text_of(const Json& values, uint64_t seed = 0) { return run(kGenerateOperation, values, seed).text; }
+
+std::string error_of(const Json& values) {
+  try {
+    run(kGenerateOperation, values);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+class Generate : public ::testing::Test {
+ protected:
+  const std::filesystem::path teacher_ = std::filesystem::path(RETORT_SOURCE_DIR) / "recipes/quickstart/teacher";
+  Json values(const char* prompt, int64_t tokens) const {
+    return {{"model", teacher_.string()}, {"prompt", prompt}, {"max-new-tokens", tokens}};
+  }
+};
+
+// The text of tinyllamas' stories260K.md, which llama2.c wrote.
+TEST(Stories, AreToldWordForWord) {
+  const auto weights = std::filesystem::path(RETORT_SOURCE_DIR) / "../shared/data/weights";
+  if (!std::filesystem::exists(weights)) GTEST_SKIP() << "shared data is absent: " << weights;
+  const std::string page = read_text_file(weights / "stories260K/stories260K.md");
+  const size_t begin = page.find("Once upon a time, there was a little girl"), end = page.find("\n```", begin);
+  const std::string story = page.substr(begin, end - begin);
+  for (const char* model : {"stories260K-hf"}) {
+    const std::string path = (weights / model).string();
+    EXPECT_EQ("Once upon a time" + text_of({{"model", path}, {"prompt", "Once upon a time"}, {"max-new-tokens", 252}}),
+              story);
+  }
+}
+
+TEST_F(Generate, StopsBeforeTheFirstStopText) {
+  const std::string text = text_of(values("It was a", 40));
+  ASSERT_GT(text.size(), 30u);
+  EXPECT_EQ(text.front(), ' ') << "leading blanks are kept";
+  const std::string stop = text.substr(12, 3), other = text.substr(25, 2);
+  Json stopped = values("It was a", 40);
+  stopped["stop"] = {other, stop};
+  const OperationResult result = run(kGenerateOperation, stopped);
+  EXPECT_EQ(result.text, text.substr(0, std::min(text.find(stop), text.find(other))));
+  EXPECT_EQ(result.json.at("stopped_by"), "text");
+  EXPECT_EQ(result.json.at("text"), result.text);
+}
+
+TEST_F(Generate, SeedsDecideWhatIsSampled) {
+  Json sampled = values("The", 30);
+  sampled["temperature"] = 1.0;
+  const std::string first = text_of(sampled, 1);
+  EXPECT_EQ(text_of(sampled, 1), first);
+  EXPECT_NE(text_of(sampled, 2), first);
+  sampled["top-k"] = 1;
+  EXPECT_EQ(text_of(sampled, 5), text_of(values("The", 30))) << "one candidate is greedy";
+}
+
+TEST_F(Generate, ReadsThePromptFromAFile) {
+  TempDir directory;
+  const auto file = directory.path() / "prompt.txt";
+  write_text_file(file, "It was a");
+  EXPECT_EQ(text_of({{"model", teacher_.string()}, {"prompt-file", file.string()}, {"max-new-tokens", 10}}),
+            text_of(values("It was a", 10)));
+}
+
+TEST_F(Generate, EndsWhereTheContextEnds) {
+  const OperationResult result = run(kGenerateOperation, values("Once", 100000));
+  EXPECT_LE(result.json.at("prompt_tokens").get<int64_t>() + result.json.at("new_tokens").get<int64_t>(), 256);
+  std::string words;
+  for (int i = 0; i < 300; ++i) words += "word ";
+  EXPECT_THAT(error_of(values(words.c_str(), 5)), HasSubstr("fill the model's context of 256"));
+}
+
+TEST_F(Generate, RefusesWhatMakesNoSense) {
+  Json both = values("a", 1);
+  both["prompt-file"] = "x";
+  EXPECT_THAT(error_of(both), HasSubstr("--prompt"));
+  EXPECT_THAT(error_of({{"model", teacher_.string()}}), HasSubstr("--prompt"));
+  Json cold = values("a", 1);
+  cold["top-p"] = 2.0;
+  EXPECT_THAT(error_of(cold), HasSubstr("top-p"));
 }
 
 }  // namespace

@@ -59,18 +59,28 @@ std::vector<int32_t> shuffled_groups(const Scheme& scheme, int64_t cols, uint64_
 MemorySource::MemorySource(const TinyModel& model, const Scheme& linear, bool shuffle_groups)
     : config_(parse_config(tiny_config(model), "memory")) {
   auto weights = tiny_weights(model);
+  for (const ExpectedTensor& expected : expected_tensors(config_))
+    add(expected, linear, linear.dense.value_or(model.dtype), std::move(weights.at(expected.name)), shuffle_groups);
+}
+
+MemorySource::MemorySource(const ModelSource& source, const Scheme& linear) : config_(source.config()) {
   for (const ExpectedTensor& expected : expected_tensors(config_)) {
-    std::vector<float>& values = weights.at(expected.name);
-    if (expected.rule->input == Input::kNone || linear.is_dense()) {
-      add_dense(expected.name, expected.shape, linear.dense.value_or(model.dtype), std::move(values));
-      continue;
-    }
-    const int64_t rows = expected.shape[0], cols = expected.shape[1];
-    const Scheme scheme = linear.fits(cols) ? linear : fallback_scheme(linear);
-    std::vector<int32_t> groups;
-    if (shuffle_groups) groups = shuffled_groups(scheme, cols, static_cast<uint64_t>(rows));
-    add_quantized(expected.name, round_to_nearest(scheme, rows, cols, values, std::move(groups)));
+    const ModelTensor& tensor = source.at(expected.name);
+    add(expected, linear, tensor.scheme.dense.value_or(DType::kF32), source.read_f32(tensor), false);
   }
+}
+
+void MemorySource::add(const ExpectedTensor& expected, const Scheme& linear, DType dense, std::vector<float> values,
+                       bool shuffle_groups) {
+  if (expected.rule->input == Input::kNone || linear.is_dense()) {
+    add_dense(expected.name, expected.shape, dense, std::move(values));
+    return;
+  }
+  const int64_t rows = expected.shape[0], cols = expected.shape[1];
+  const Scheme scheme = linear.fits(cols) ? linear : fallback_scheme(linear);
+  std::vector<int32_t> groups;
+  if (shuffle_groups) groups = shuffled_groups(scheme, cols, static_cast<uint64_t>(rows));
+  add_quantized(expected.name, round_to_nearest(scheme, rows, cols, values, std::move(groups)));
 }
 
 const ModelTensor& MemorySource::add_dense(const std::string& name, const std::vector<int64_t>& shape, DType dtype,

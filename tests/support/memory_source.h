@@ -22,6 +22,8 @@ class MemorySource : public ModelSource {
   MemorySource() = default;
   // Linear weights in `linear` (in its fallback where it does not divide the rows), everything else in model.dtype.
   MemorySource(const TinyModel& model, const Scheme& linear, bool shuffle_groups = false);
+  // The weights of `source`, linear ones in `linear`.
+  MemorySource(const ModelSource& source, const Scheme& linear);
   const ModelTensor& add_dense(const std::string& name, const std::vector<int64_t>& shape, DType dtype,
                                std::vector<float> values);
   const ModelTensor& add_quantized(const std::string& name, QuantizedMatrix matrix);
@@ -40,6 +42,9 @@ class MemorySource : public ModelSource {
   std::unique_ptr<Tokenizer> tokenizer() const override { return nullptr; }
 
  private:
+  void add(const ExpectedTensor& expected, const Scheme& linear, DType dense, std::vector<float> values,
+           bool shuffle_groups);
+
   std::filesystem::path path_ = "memory";
   ModelConfig config_;
   std::vector<ModelTensor> tensors_;
