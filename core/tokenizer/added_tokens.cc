@@ -68,18 +68,21 @@ void TokenFinder::add(std::string_view pattern, size_t value) {
   ++count_;
 }
 
-std::optional<TokenFinder::Match> TokenFinder::find(std::string_view text, size_t from) const {
-  for (size_t begin = from; begin < text.size(); ++begin) {
-    std::optional<Match> longest;
-    uint32_t node = 0;
-    for (size_t at = begin; at < text.size(); ++at) {
-      const uint32_t* next = edges_.find((static_cast<uint64_t>(node) << 8) | static_cast<uint8_t>(text[at]));
-      if (!next) break;
-      node = *next;
-      if (values_[node] >= 0) longest = Match{begin, at + 1, static_cast<size_t>(values_[node])};
-    }
-    if (longest) return longest;
+std::optional<TokenFinder::Match> TokenFinder::match_at(std::string_view text, size_t begin) const {
+  std::optional<Match> longest;
+  uint32_t node = 0;
+  for (size_t at = begin; at < text.size(); ++at) {
+    const uint32_t* next = edges_.find((static_cast<uint64_t>(node) << 8) | static_cast<uint8_t>(text[at]));
+    if (!next) break;
+    node = *next;
+    if (values_[node] >= 0) longest = Match{begin, at + 1, static_cast<size_t>(values_[node])};
   }
+  return longest;
+}
+
+std::optional<TokenFinder::Match> TokenFinder::find(std::string_view text, size_t from) const {
+  for (size_t begin = from; begin < text.size(); ++begin)
+    if (const auto match = match_at(text, begin)) return match;
   return std::nullopt;
 }
 
@@ -92,8 +95,8 @@ void AddedTokens::add(AddedToken token, const TokenIds& vocabulary) {
     tokens_[entry->second] = std::move(token);
     return;
   }
-  const auto known = vocabulary.find(token.content);
-  token.id = static_cast<int32_t>(known != vocabulary.end() ? known->second : next_id_++);
+  if (const auto known = vocabulary.find(token.content); known != vocabulary.end()) token.id = known->second;
+  if (token.id < 0) token.id = static_cast<int32_t>(next_id_++);
   tokens_.push_back(std::move(token));
 }
 

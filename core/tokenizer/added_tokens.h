@@ -34,6 +34,8 @@ class TokenFinder {
   struct Match {
     size_t begin, end, value;
   };
+  // The longest match that begins at byte `begin`.
+  std::optional<Match> match_at(std::string_view text, size_t begin) const;
   // The first match at or after `from`.
   std::optional<Match> find(std::string_view text, size_t from) const;
 
@@ -45,8 +47,8 @@ class TokenFinder {
 
 class AddedTokens {
  public:
-  // Adds in order, as HF does: a token that `vocabulary` has keeps that id, others get the next free one. A token
-  // already added is replaced.
+  // Adds in order, as the reference does: a token that `vocabulary` has gets its id from there, others without an id
+  // the next free one. A token already added is replaced.
   void add(AddedToken token, const TokenIds& vocabulary);
   // Makes sure that `token` is there and special; the flags of one already added stay.
   void add_special(AddedToken token, const TokenIds& vocabulary);

@@ -1,15 +1,14 @@
 #include "core/tokenizer/bpe.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "core/base/error.h"
 #include "core/tokenizer/utf8.h"
+#include "core/tokenizer/word_boundaries.h"
 
 namespace retort {
 namespace {
-
-// A session remembers this many words of at most this many bytes: text repeats itself, memory stays bounded.
-constexpr size_t kMostWords = 1 << 16, kLongestWord = 64;
 
 uint64_t pair_key(int32_t left, int32_t right) {
   return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
@@ -87,6 +86,7 @@ Bpe::Bpe(BpeSpec spec, std::string_view label) : spec_(std::move(spec)) {
     const auto found = spec_.vocabulary.find(std::string_view(name));
     byte_ids_.push_back(found == spec_.vocabulary.end() ? -1 : found->second);
   }
+  words_apart_ = keeps_words_apart();
 }
 
 bool Bpe::append_bytes(std::string_view character, size_t begin, std::vector<MergeSymbol>& symbols) const {
@@ -120,7 +120,8 @@ void Bpe::symbols_of(std::string_view word, std::vector<MergeSymbol>& symbols) c
     if (const auto found = spec_.vocabulary.find(character); found != spec_.vocabulary.end()) {
       flush();
       append_symbol(symbols, found->second, at, length);
-    } else if (!append_bytes(character, at, symbols) && unknown_id_) {
+    } else if (!append_bytes(character, at, symbols) && spec_.unknown) {
+      if (!unknown_id_) fail("tokenizer", *spec_.unknown, "the unknown token is not in the vocabulary");
       if (!spec_.fuse_unknown) flush();
       if (pending.length == 0) pending.begin = at;
       pending.length += length;
@@ -130,16 +131,28 @@ void Bpe::symbols_of(std::string_view word, std::vector<MergeSymbol>& symbols) c
   flush();
 }
 
-void Bpe::Session::encode(std::string_view word, std::vector<int32_t>& ids) {
+bool Bpe::keeps_words_apart() const {
+  if (spec_.ignore_merges || !spec_.prefix.empty() || !spec_.suffix.empty()) return false;
+  if (!spec_.vocabulary.contains(kSpaceMark)) return false;
+  return std::none_of(spec_.merges.begin(), spec_.merges.end(),
+                      [](const auto& merge) { return reaches_over_words(merge.first + merge.second); });
+}
+
+void Bpe::Session::encode(std::string_view piece, std::vector<int32_t>& ids) {
+  while (model_.words_apart_ && !piece.empty()) {
+    const size_t length = first_word_length(piece);
+    encode_word(piece.substr(0, length), ids);
+    piece.remove_prefix(length);
+  }
+  if (!piece.empty()) encode_word(piece, ids);
+}
+
+void Bpe::Session::encode_word(std::string_view word, std::vector<int32_t>& ids) {
   if (model_.spec_.ignore_merges) {
-    if (const auto whole = model_.spec_.vocabulary.find(word); whole != model_.spec_.vocabulary.end())
-      return ids.push_back(whole->second);
+    const auto whole = model_.spec_.vocabulary.find(word);
+    if (whole != model_.spec_.vocabulary.end()) return ids.push_back(whole->second);
   }
-  if (const auto known = words_.find(word); known != words_.end()) {
-    const auto begin = arena_.begin() + known->second.begin;
-    ids.insert(ids.end(), begin, begin + known->second.count);
-    return;
-  }
+  if (cache_.append(word, ids)) return;
   model_.symbols_of(word, symbols_);
   merge_symbols(symbols_, queue_, [this](const MergeSymbol& left, const MergeSymbol& right) -> std::optional<Merge> {
     const Merge* merge = model_.merges_.find(pair_key(left.id, right.id));
@@ -148,9 +161,7 @@ void Bpe::Session::encode(std::string_view word, std::vector<int32_t>& ids) {
   const size_t first = ids.size();
   for (const MergeSymbol& symbol : symbols_)
     if (symbol.length > 0) ids.push_back(symbol.id);
-  if (word.size() > kLongestWord || words_.size() >= kMostWords) return;
-  words_.emplace(word, Remembered{static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(ids.size() - first)});
-  arena_.insert(arena_.end(), ids.begin() + static_cast<std::ptrdiff_t>(first), ids.end());
+  cache_.remember(word, ids, first);
 }
 
 }  // namespace retort

@@ -6,22 +6,15 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "core/base/json.h"
 #include "core/tokenizer/flat_map.h"
 #include "core/tokenizer/merging.h"
+#include "core/tokenizer/word_cache.h"
 
 namespace retort {
-
-// Lets a map of strings be searched by string_view.
-struct StringHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
-};
-using TokenIds = std::unordered_map<std::string, int32_t, StringHash, std::equal_to<>>;
 
 // Ids stay below this in everything we read; the largest vocabularies have 262 thousand tokens.
 inline constexpr int64_t kMostTokens = 1 << 21;
@@ -49,12 +42,10 @@ class Bpe {
     void encode(std::string_view word, std::vector<int32_t>& ids);
 
    private:
-    struct Remembered {
-      uint32_t begin, count;  // in arena_
-    };
+    void encode_word(std::string_view word, std::vector<int32_t>& ids);
+
     const Bpe& model_;
-    std::unordered_map<std::string, Remembered, StringHash, std::equal_to<>> words_;
-    std::vector<int32_t> arena_;
+    WordCache cache_;
     std::vector<MergeSymbol> symbols_;
     MergeQueue queue_;
   };
@@ -66,6 +57,7 @@ class Bpe {
   struct Unknown {
     size_t begin = 0, length = 0;  // length 0: none pending
   };
+  bool keeps_words_apart() const;
   void symbols_of(std::string_view word, std::vector<MergeSymbol>& symbols) const;
   bool append_bytes(std::string_view character, size_t begin, std::vector<MergeSymbol>& symbols) const;
 
@@ -73,6 +65,7 @@ class Bpe {
   std::optional<int32_t> unknown_id_;
   std::vector<int32_t> byte_ids_;  // 256 of them with byte_fallback; -1: not in the vocabulary
   FlatMap<Merge> merges_;          // by left id << 32 | right id
+  bool words_apart_ = false;       // no merge reaches over the start of a word: see word_boundaries.h
 };
 
 }  // namespace retort

