@@ -12,6 +12,8 @@ std::span<const Operation> operations() {
       kExportOperation,
       kVerifyOperation,
       kQuantizeOperation,
+      kPruneOperation,
+      kDistillOperation,
       kEvalOperation,
       kGenerateOperation,
       kBenchOperation,
