@@ -4,6 +4,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
+
 #include "core/base/json.h"
 #include "core/checkpoint/safetensors.h"
 #include "model/shards.h"
@@ -82,14 +85,25 @@ TEST_P(Families, ConfigOfTransformers4IsTheSameModel) {
   EXPECT_LE(max_difference(forward_logits(old, weights, ids), expected), kTolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Families,
-                         testing::Values("llama", "llama3-tied", "llama-mqa", "llama-linear", "llama-bias", "mistral",
-                                         "mistral-full", "qwen2", "qwen2-sliding", "qwen3", "qwen3-sliding"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+std::vector<std::string> golden_models() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kFamilies)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Families, testing::ValuesIn(golden_models()), [](const auto& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST(Goldens, EveryFamilyHasOne) {
+  std::set<std::string_view> covered;
+  for (const std::string& name : golden_models())
+    covered.insert(open_model(kFamilies / name)->config().family->model_type);
+  for (const Family& family : families()) EXPECT_TRUE(covered.contains(family.model_type)) << family.model_type;
+}
 
 // What the quantizer and the pruner rely on: each group of matrices is seen with exactly what it multiplies.
 TEST(LayerForward, CapturesTheInputsOfItsMatrices) {
