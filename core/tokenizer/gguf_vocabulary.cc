@@ -1,7 +1,127 @@
 #include "core/tokenizer/gguf_vocabulary.h"
 
+#include <algorithm>
+#include <unordered_map>
+
+#include "core/base/error.h"
+#include "core/tokenizer/byte_alphabet.h"
+#include "core/tokenizer/gguf_pre_tokenizers.h"
+#include "core/tokenizer/sentencepiece.h"
+#include "core/tokenizer/utf8.h"
+#include "core/tokenizer/word_boundaries.h"
+
 namespace retort {
 namespace {
+
+// ---- tokenizer.json to GGUF ----
+
+// Values that the parsers of the components have checked, or that are absent or null.
+std::string text_of(const SortedJson& json, const char* key, const char* fallback = "") {
+  const auto value = json.find(key);
+  return value != json.end() && value->is_string() ? value->get<std::string>() : fallback;
+}
+
+bool flag_of(const SortedJson& json, const char* key, bool fallback) {
+  const auto value = json.find(key);
+  return value != json.end() && value->is_boolean() ? value->get<bool>() : fallback;
+}
+
+// The components of `json`, which may be null, one component or a Sequence of them (of Sequences).
+std::vector<SortedJson> flattened(const SortedJson& json, const char* key) {
+  if (!json.is_object()) return {};
+  if (text_of(json, "type") != "Sequence") return {json};
+  std::vector<SortedJson> parts;
+  for (const SortedJson& part : json.value(key, SortedJson::array()))
+    for (SortedJson& inner : flattened(part, key)) parts.push_back(std::move(inner));
+  return parts;
+}
+
+// The patterns that one pre-tokenizer cuts at; false where it does something else.
+bool append_patterns(const SortedJson& part, std::vector<std::string>& patterns) {
+  const std::string type = text_of(part, "type");
+  if (type == "Digits") {
+    patterns.push_back(flag_of(part, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+    return true;
+  }
+  if (type != "Split" || !part.at("pattern").contains("Regex")) return false;
+  const std::string behavior = text_of(part, "behavior");
+  const bool inverted = flag_of(part, "invert", false);  // keeping the matches alone is the same where they cover all
+  patterns.push_back(part.at("pattern").at("Regex").get<std::string>());
+  return (behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted);
+}
+
+// The name under which GGUF knows these pre-tokenizers; empty: none.
+std::string gguf_name(const std::vector<SortedJson>& parts, bool ignore_merges) {
+  if (parts.empty() || text_of(parts.back(), "type") != "ByteLevel" || flag_of(parts.back(), "add_prefix_space", true))
+    return {};
+  std::vector<std::string> patterns;
+  for (size_t i = 0; i + 1 < parts.size(); ++i)
+    if (!append_patterns(parts[i], patterns)) return {};
+  if (flag_of(parts.back(), "use_regex", true)) patterns.emplace_back(kGpt2Pattern);
+  for (const GgufPreTokenizer& row : gguf_pre_tokenizers())
+    if (row.ignore_merges == ignore_merges &&
+        std::equal(patterns.begin(), patterns.end(), row.patterns.begin(), row.patterns.end()))
+      return std::string(row.names.front());
+  return {};
+}
+
+std::string byte_level_name(const SortedJson& json, const Bpe& model) {
+  for (const SortedJson& part : flattened(json.value("normalizer", SortedJson()), "normalizers"))
+    if (text_of(part, "type") != "NFC") return {};
+  const BpeSpec& spec = model.spec();
+  if (!spec.prefix.empty() || !spec.suffix.empty()) return {};
+  return gguf_name(flattened(json.value("pre_tokenizer", SortedJson()), "pretokenizers"), spec.ignore_merges);
+}
+
+// How blanks become U+2581 and whether one is put before the text, if that is all that is done to a text.
+std::optional<bool> space_prefix(const SortedJson& json) {
+  std::vector<SortedJson> parts = flattened(json.value("normalizer", SortedJson()), "normalizers");
+  for (SortedJson& part : flattened(json.value("pre_tokenizer", SortedJson()), "pretokenizers"))
+    parts.push_back(std::move(part));
+  bool replaced = false, prefixed = false;
+  for (const SortedJson& part : parts) {
+    const std::string type = text_of(part, "type");
+    if (type == "Prepend" && (text_of(part, "prepend") == kSpaceMark || text_of(part, "prepend") == " ")) {
+      prefixed = true;
+    } else if (type == "Replace" && text_of(part.at("pattern"), "String") == " " &&
+               text_of(part, "content") == kSpaceMark) {
+      replaced = true;
+    } else if (type == "Metaspace" && text_of(part, "replacement") == kSpaceMark) {
+      replaced = true;
+      prefixed = text_of(part, "prepend_scheme", "always") != "never" && flag_of(part, "add_prefix_space", true);
+    } else {
+      return std::nullopt;
+    }
+  }
+  return replaced ? std::optional(prefixed) : std::nullopt;
+}
+
+// Scores that make SentencePiece merge in the order of a BPE's merges: the token made by the first merge scores
+// highest. False where that cannot be: a token that can be put together from tokens without a merge that says so, or
+// merges for two tokens that take turns.
+bool scores_from_merges(const BpeSpec& spec, std::vector<VocabularyEntry>& tokens) {
+  std::unordered_map<std::string, size_t> order, count;  // by merged token: its rank among tokens, its merges
+  const std::string* last = nullptr;
+  for (const auto& [left, right] : spec.merges) {
+    const auto [entry, fresh] = order.emplace(left + right, order.size());
+    if (!fresh && *last != entry->first) return false;
+    last = &entry->first;
+    ++count[entry->first];
+  }
+  for (const auto& [text, id] : spec.vocabulary) {
+    size_t splits = 0;
+    for (size_t at = 0; at < text.size(); ++at)
+      if (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) != 0x80)
+        splits += spec.vocabulary.contains(text.substr(0, at)) && spec.vocabulary.contains(text.substr(at)) ? 1 : 0;
+    const auto merged = order.find(text);
+    const TokenType type = tokens[static_cast<size_t>(id)].type;
+    if (type != TokenType::kNormal) continue;
+    if (splits != (merged == order.end() ? 0 : count[text])) return false;
+    tokens[static_cast<size_t>(id)].score =
+        -static_cast<float>(merged == order.end() ? order.size() + static_cast<size_t>(id) : merged->second);
+  }
+  return true;
+}
 
 std::optional<int32_t> id_of(const std::optional<std::string>& text, const Pipeline& pipeline) {
   if (!text) return std::nullopt;
@@ -10,28 +130,136 @@ std::optional<int32_t> id_of(const std::optional<std::string>& text, const Pipel
   return known == pipeline.model.vocabulary().end() ? std::nullopt : std::optional(known->second);
 }
 
+bool is_byte_name(const std::string& text) {
+  return text.size() == 6 && text.starts_with("<0x") && text.ends_with('>') &&
+         text.find_first_not_of("0123456789ABCDEF", 3) == 5;
+}
+
+std::vector<VocabularyEntry> entries_of(const Pipeline& pipeline, const std::optional<int32_t>& unknown) {
+  std::vector<VocabularyEntry> tokens;
+  const auto at = [&](int32_t id) -> VocabularyEntry& {
+    if (static_cast<size_t>(id) >= tokens.size())
+      tokens.resize(static_cast<size_t>(id) + 1, {"", 0, TokenType::kUnused});
+    return tokens[static_cast<size_t>(id)];
+  };
+  const bool bytes = pipeline.model.spec().byte_fallback;
+  for (const auto& [text, id] : pipeline.model.vocabulary())
+    at(id) = {text, 0, bytes && is_byte_name(text) ? TokenType::kByte : TokenType::kNormal};
+  for (const AddedToken& token : pipeline.added.tokens())
+    at(token.id) = {token.content, 0, token.special ? TokenType::kControl : TokenType::kUserDefined};
+  if (unknown && bytes) at(*unknown).type = TokenType::kUnknown;
+  for (size_t id = 0; id < tokens.size(); ++id)
+    if (tokens[id].text.empty()) tokens[id].text = "[PAD" + std::to_string(id) + "]";
+  return tokens;
+}
+
+bool uses_byte_level(const SortedJson& json) {
+  for (const SortedJson& part : flattened(json.value("pre_tokenizer", SortedJson()), "pretokenizers"))
+    if (text_of(part, "type") == "ByteLevel") return true;
+  return !flag_of(json.at("model"), "byte_fallback", false);
+}
+
+// ---- GGUF to tokenizers ----
+
+BpeSpec bpe_spec(const Vocabulary& vocabulary, bool ignore_merges, std::string_view label) {
+  BpeSpec spec;
+  spec.ignore_merges = ignore_merges;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const VocabularyEntry& token = vocabulary.tokens[id];
+    const bool plain =
+        token.type == TokenType::kNormal || token.type == TokenType::kUnused || token.type == TokenType::kByte;
+    if (plain && !spec.vocabulary.emplace(token.text, static_cast<int32_t>(id)).second)
+      fail("tokenizer", label, "the token '" + token.text + "' is there twice");
+  }
+  for (const std::string& merge : vocabulary.merges) {
+    const size_t blank = merge.find(' ', 1);  // a merge may begin with a blank of its own
+    if (blank == std::string::npos) fail("tokenizer", label, "the merge '" + merge + "' is not a pair");
+    spec.merges.emplace_back(merge.substr(0, blank), merge.substr(blank + 1));
+  }
+  return spec;
+}
+
+// A Split by each pattern, then ByteLevel: what tokenizer.json files of these models say.
+SortedJson pre_tokenizer_json(const GgufPreTokenizer& row) {
+  SortedJson parts = SortedJson::array();
+  for (const std::string_view pattern : row.patterns)
+    parts.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  parts.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
+  return {{"type", "Sequence"}, {"pretokenizers", parts}};
+}
+
+std::unique_ptr<Tokenizer> byte_level_tokenizer(Vocabulary vocabulary, std::string_view label) {
+  const GgufPreTokenizer* row = find_gguf_pre_tokenizer(vocabulary.pre);
+  if (!row) fail("tokenizer", label, "the pre-tokenizer '" + vocabulary.pre + "' is not known");
+  PostProcessor post;
+  if (vocabulary.add_bos && vocabulary.bos) post.before.push_back(*vocabulary.bos);
+  if (vocabulary.add_eos && vocabulary.eos) post.after.push_back(*vocabulary.eos);
+  Pipeline pipeline{.added = {},
+                    .normalizer = nullptr,
+                    .pre_tokenizer = parse_pre_tokenizer(pre_tokenizer_json(*row), label),
+                    .model = Bpe(bpe_spec(vocabulary, row->ignore_merges, label), label),
+                    .post_processor = std::move(post),
+                    .decoder = parse_decoder({{"type", "ByteLevel"}}, label),
+                    .vocabulary = {}};
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const VocabularyEntry& token = vocabulary.tokens[id];
+    const bool special = token.type == TokenType::kControl || token.type == TokenType::kUnknown;
+    if (special || token.type == TokenType::kUserDefined)
+      pipeline.added.add({.content = token.text, .id = static_cast<int32_t>(id), .special = special}, {});
+  }
+  pipeline.added.finish(nullptr);
+  pipeline.vocabulary = std::move(vocabulary);
+  return make_pipeline_tokenizer(std::move(pipeline), label);
+}
+
+// As llama.cpp has it: blanks are kept, the blank before the text is also put after special tokens.
+std::unique_ptr<Tokenizer> piece_tokenizer(Vocabulary vocabulary, std::string_view label) {
+  SentencePieceSpec spec;
+  spec.add_dummy_prefix = vocabulary.add_space_prefix;
+  spec.prefix_after_special = true;
+  spec.byte_fallback = std::any_of(vocabulary.tokens.begin(), vocabulary.tokens.end(),
+                                   [](const VocabularyEntry& t) { return t.type == TokenType::kByte; });
+  spec.vocabulary = std::move(vocabulary);
+  return make_sentencepiece_tokenizer(std::move(spec), label);
+}
+
 }  // namespace
 
 Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, const TokenizerConfig& config) {
   Vocabulary result;
-  const auto at = [&](int32_t id) -> VocabularyEntry& {
-    if (static_cast<size_t>(id) >= result.tokens.size()) result.tokens.resize(static_cast<size_t>(id) + 1);
-    return result.tokens[static_cast<size_t>(id)];
-  };
-  for (const auto& [text, id] : pipeline.model.vocabulary()) at(id).text = text;
-  for (const AddedToken& token : pipeline.added.tokens())
-    at(token.id) = {token.content, 0, token.special ? TokenType::kControl : TokenType::kUserDefined};
-  for (const auto& [left, right] : pipeline.model.spec().merges) result.merges.push_back(left + " " + right);
+  const BpeSpec& spec = pipeline.model.spec();
+  result.kind = uses_byte_level(json) ? Vocabulary::Kind::kByteLevelBpe : Vocabulary::Kind::kSentencePiece;
   result.bos = id_of(config.bos, pipeline);
   result.eos = id_of(config.eos, pipeline);
-  result.unknown = id_of(config.unknown, pipeline);
+  result.unknown = id_of(spec.unknown ? spec.unknown : config.unknown, pipeline);
   result.padding = id_of(config.padding, pipeline);
   const PostProcessor& post = pipeline.post_processor;
   result.add_bos = result.bos && !post.before.empty() && post.before.front() == *result.bos;
   result.add_eos = result.eos && !post.after.empty() && post.after.back() == *result.eos;
-  const SortedJson& pre = json.contains("pre_tokenizer") ? json["pre_tokenizer"] : SortedJson();
-  if (pre.is_object() && pre.value("type", "") == "ByteLevel") result.pre = "gpt-2";
+  result.tokens = entries_of(pipeline, result.unknown);
+  for (const auto& [left, right] : spec.merges) result.merges.push_back(left + " " + right);
+  if (result.kind == Vocabulary::Kind::kByteLevelBpe) {
+    result.add_space_prefix = false;
+    result.pre = byte_level_name(json, pipeline.model);
+    return result;
+  }
+  const std::optional<bool> prefix = space_prefix(json);
+  result.add_space_prefix = prefix.value_or(true);
+  if (scores_from_merges(spec, result.tokens) && prefix && !spec.ignore_merges) result.pre = "default";
   return result;
+}
+
+std::unique_ptr<Tokenizer> tokenizer_from_vocabulary(Vocabulary vocabulary, std::string_view label) {
+  if (static_cast<int64_t>(vocabulary.tokens.size()) > kMostTokens)
+    fail("tokenizer", label, "the vocabulary has too many tokens");
+  for (const VocabularyEntry& token : vocabulary.tokens)
+    if (valid_utf8_prefix(token.text) != token.text.size()) fail("tokenizer", label, "a token is not UTF-8");
+  for (const auto& id : {vocabulary.bos, vocabulary.eos, vocabulary.unknown, vocabulary.padding})
+    if (id && (*id < 0 || static_cast<size_t>(*id) >= vocabulary.tokens.size()))
+      fail("tokenizer", label, "the special token " + std::to_string(*id) + " is not in the vocabulary");
+  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece) return piece_tokenizer(std::move(vocabulary), label);
+  return byte_level_tokenizer(std::move(vocabulary), label);
 }
 
 }  // namespace retort

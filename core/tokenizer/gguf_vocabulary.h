@@ -1,4 +1,4 @@
-// Between tokenizers and the vocabularies that GGUF files hold.
+// Between the tokenizers of Hugging Face and the vocabularies that GGUF files hold.
 #pragma once
 
 #include "core/base/json.h"
@@ -8,7 +8,9 @@
 
 namespace retort {
 
-// What a GGUF file says of the tokenizer that `json` (a tokenizer.json) describes.
+// What a GGUF file says of the tokenizer that `json` (a tokenizer.json) describes. `pre` stays empty when GGUF cannot
+// say it: no name for its way of cutting text, a normalizer that changes text (NFC is let pass: llama.cpp leaves it
+// out for the models that have it), merges that no scores can order.
 Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, const TokenizerConfig& config);
 
 }  // namespace retort

@@ -2,6 +2,7 @@
 
 #include "core/tokenizer/byte_alphabet.h"
 #include "core/tokenizer/components.h"
+#include "core/tokenizer/gguf_pre_tokenizers.h"
 #include "core/tokenizer/pattern.h"
 #include "core/tokenizer/unicode.h"
 #include "core/tokenizer/utf8.h"
@@ -60,10 +61,6 @@ class Splitter : public PreTokenizer {
   Behavior behavior_;
   bool invert_;
 };
-
-// GPT-2's pattern (openai/gpt-2, encoder.py).
-constexpr std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 class ByteLevel : public PreTokenizer {
  public:

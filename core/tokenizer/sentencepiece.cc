@@ -121,7 +121,7 @@ class SentencePieceTokenizer : public Tokenizer {
         token.type == TokenType::kNormal || token.type == TokenType::kUserDefined || token.type == TokenType::kUnused;
     if (mergeable && !token.text.empty() && !pieces_.emplace(token.text, id).second)
       fail("tokenizer", label, "the piece '" + token.text + "' is there twice");
-    if (token.type == TokenType::kUserDefined) {
+    if (token.type == TokenType::kUserDefined && !token.text.empty()) {
       user_defined_.add(token.text, static_cast<size_t>(id));
       longest_user_defined_ = std::max(longest_user_defined_, token.text.size());
     }
@@ -301,10 +301,6 @@ std::unique_ptr<Tokenizer> tokenizer_from_sentencepiece(std::span<const std::byt
   spec.vocabulary.add_space_prefix = spec.add_dummy_prefix;
   spec.vocabulary.pre = "default";
   return make_sentencepiece_tokenizer(std::move(spec), label);
-}
-
-std::unique_ptr<Tokenizer> tokenizer_from_vocabulary(Vocabulary, std::string_view label) {
-  fail("tokenizer", label, "vocabularies of GGUF files are not read yet");
 }
 
 }  // namespace retort
