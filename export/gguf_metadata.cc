@@ -113,8 +113,8 @@ void add_vocabulary(Metadata& meta, const ModelSource& source) {
   const Vocabulary& vocabulary = tokenizer->vocabulary();
   const ModelConfig& c = source.config();
   const bool bpe = vocabulary.kind == Vocabulary::Kind::kByteLevelBpe;
-  if (bpe && vocabulary.pre.empty())
-    fail("export", source.path().string(), "its pre-tokenizer is none of those that llama.cpp has",
+  if (vocabulary.pre.empty())
+    fail("export", source.path().string(), "llama.cpp has no tokenizer that works like its own",
          "Use --format onnx, gptq or hf, which keep tokenizer.json");
   meta.text("tokenizer.ggml.model", bpe ? "gpt2" : "llama");
   meta.text("tokenizer.ggml.pre", bpe ? vocabulary.pre : "default");

@@ -4,6 +4,7 @@
 
 #include "core/arch/family.h"
 #include "core/base/error.h"
+#include "core/tokenizer/gguf_pre_tokenizers.h"
 
 namespace retort {
 namespace {
@@ -169,8 +170,9 @@ Vocabulary vocabulary_of_gguf(const GgufHeader& header, std::string_view label) 
   vocabulary.pre = header.string("tokenizer.ggml.pre").value_or("default");
   read_tokens(header, label, vocabulary);
   if (const auto* merges = header.strings("tokenizer.ggml.merges")) vocabulary.merges = *merges;
-  const bool llama3 = vocabulary.pre == "llama-bpe" || vocabulary.pre == "llama3" || vocabulary.pre == "llama-v3";
-  vocabulary.add_bos = header.boolean("tokenizer.ggml.add_bos_token").value_or(pieces || llama3);
+  const GgufPreTokenizer* pre = find_gguf_pre_tokenizer(vocabulary.pre);
+  const bool usual_bos = pieces || (pre != nullptr && pre->adds_bos);
+  vocabulary.add_bos = header.boolean("tokenizer.ggml.add_bos_token").value_or(usual_bos);
   vocabulary.add_eos = header.boolean("tokenizer.ggml.add_eos_token").value_or(false);
   vocabulary.add_space_prefix = header.boolean("tokenizer.ggml.add_space_prefix").value_or(pieces);
   vocabulary.bos = token_id(header, "bos_token_id");
