@@ -10,7 +10,7 @@
 namespace retort {
 namespace {
 
-constexpr uint32_t kBool = 7, kString = 8, kArray = 9, kMaxDims = 4;
+constexpr uint32_t kArray = 9, kMaxDims = 4;  // a value type; dimensions of a tensor
 constexpr uint64_t kDefaultAlignment = 32, kMaxAlignment = uint64_t{1} << 20;
 constexpr uint64_t kMinEntry = 13, kMinTensor = 24;  // bytes of the smallest metadata entry and tensor description
 

@@ -1,0 +1,302 @@
+// What export refuses, what it records, and that verify finds every kind of damage. The formats themselves are held
+// to the programs that load them in tests/clients.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/base/digest.h"
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/checkpoint/gguf.h"
+#include "core/checkpoint/safetensors.h"
+#include "export/exporter.h"
+#include "export/verifier.h"
+#include "export/verify/onnx_wire.h"
+#include "tests/export/quantized_model.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::quantized_model;
+using ::testing::SizeIs;
+using testing::TempDir;
+using testing::TinyModel;
+
+ThreadPool& pool() {
+  static ThreadPool threads(1);
+  return threads;
+}
+ProgressSink g_silent;
+Context g_context{pool(), g_silent};
+
+struct Exported {
+  fs::path path;
+  ExportSummary summary;
+};
+
+Exported export_to(const fs::path& path, const ModelSource& source, ExportOptions options) {
+  if (export_format(options.format).directory) fs::create_directories(path);
+  return {path, export_model(source, path, options, g_context)};
+}
+
+std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TinyModel shape() {
+  TinyModel model;
+  model.hidden_size = 64;
+  model.ffn_size = 128;
+  model.heads = 4;
+  model.kv_heads = 2;
+  model.head_dim = 16;
+  model.layers = 2;
+  return model;
+}
+
+TEST(ExportFormats, NamesTheNearestThatIsThere) {
+  EXPECT_THAT(error_of([] { export_format("ggfu"); }), HasSubstr("gguf"));
+  EXPECT_THAT(error_of([] { export_format("awq"); }),
+              HasSubstr("not available yet. The nearest available one is gptq"));
+  for (const ExportFormat& format : export_formats())
+    EXPECT_TRUE(format.make != nullptr || export_format(format.instead).make != nullptr) << format.name;
+}
+
+struct Case {
+  const char *format, *scheme;
+  bool everything = false;
+};
+
+class HoldsExactly : public ::testing::TestWithParam<Case> {};
+
+TEST_P(HoldsExactly, AndVerifyProvesIt) {
+  const auto [format, scheme, everything] = GetParam();
+  for (const char* family : {"llama", "qwen3"}) {
+    TempDir dir;
+    TinyModel model = shape();
+    model.model_type = family;
+    const auto source = quantized_model(dir.path(), model, scheme, everything);
+    const Exported made = export_to(dir.path() / "artifact", *source, {.format = format, .type = {}});
+    const VerifyResult result = verify_artifact(made.path, *source, g_context);
+    EXPECT_EQ(result.tensors_compared, static_cast<int64_t>(source->tensors().size()));
+    EXPECT_EQ(result.format, format);
+    EXPECT_GT(made.summary.quantized, 0);
+    EXPECT_THAT(made.summary.fallbacks, IsEmpty());
+    EXPECT_TRUE(result.equal()) << ::testing::PrintToString(result.differences);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Export, HoldsExactly,
+                         ::testing::Values(Case{"gguf", "q4_0", true}, Case{"gguf", "q8_0", true},
+                                           Case{"gguf", "int4-g64-sym"}, Case{"gguf", "int4-channel-sym"},
+                                           Case{"gguf", "int8-g32-sym"}, Case{"gguf", "int8-channel-sym"},
+                                           Case{"gguf", "int3-g32-sym"}, Case{"gguf", "int3-g32-asym"},
+                                           Case{"gguf", "int2-g64-asym"}, Case{"onnx", "int4-g32-sym"},
+                                           Case{"onnx", "int4-g16-asym", true}, Case{"onnx", "int8-channel-asym"},
+                                           Case{"onnx", "int3-g64-sym"}, Case{"onnx", "int2-g32-asym", true},
+                                           Case{"onnx", "q8_0", true}, Case{"gptq", "int4-g32-sym"},
+                                           Case{"gptq", "int4-g64-asym"}, Case{"gptq", "int8-channel-sym"},
+                                           Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"}),
+                         [](const auto& info) {
+                           std::string name = std::string(info.param.format) + "_" + info.param.scheme;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+TEST(Export, KeepsActivationOrderInGptqOnly) {
+  TempDir dir;
+  const auto scatter = [](const std::string& name, QuantizedMatrix& matrix) {
+    if (name.find("o_proj") != std::string::npos) testing::scatter_groups(matrix);
+  };
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym", false, scatter);
+  const Exported made = export_to(dir.path() / "gptq", *source, {.format = "gptq", .type = {}});
+  EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
+  EXPECT_EQ(read_json_file(made.path / "quantize_config.json")["desc_act"], true);
+  for (const char* format : {"gguf", "onnx"}) {
+    const fs::path path = dir.path() / format;
+    const std::string error = error_of([&] { export_to(path, *source, {.format = format, .type = {}}); });
+    EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.o_proj.weight"));
+    EXPECT_THAT(error, HasSubstr("--format gptq"));
+    EXPECT_TRUE(!fs::exists(path) || fs::is_empty(path)) << "something was written";
+  }
+}
+
+TEST(Export, RefusesAsymmetricCodesInGgufAndNamesOnnx) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-asym");
+  const std::string error =
+      error_of([&] { export_to(dir.path() / "a.gguf", *source, {.format = "gguf", .type = {}}); });
+  EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.q_proj.weight"));
+  EXPECT_THAT(error, HasSubstr("zero points"));
+  EXPECT_THAT(error, HasSubstr("--format onnx"));
+  EXPECT_FALSE(fs::exists(dir.path() / "a.gguf"));
+}
+
+TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {
+  TempDir dir;
+  TinyModel model = shape();
+  model.ffn_size = 172;  // neither a block nor a word divides the rows of down_proj
+  const auto source = quantized_model(dir.path(), model, "int4-channel-sym");
+  for (const auto& [format, nearest] : {std::pair("gguf", "--format onnx"), std::pair("gptq", "--format gguf")}) {
+    ExportOptions options{.format = format, .type = {}};
+    EXPECT_THAT(error_of([&] { export_to(dir.path() / "x", *source, options); }), HasSubstr(nearest));
+    options.fallback_f16 = true;
+    const Exported made = export_to(dir.path() / format, *source, options);
+    ASSERT_THAT(made.summary.fallbacks, ::testing::Not(IsEmpty()));
+    EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
+  }
+  const GgufFile file(dir.path() / "gguf");
+  EXPECT_THAT(*file.header().strings("retort.fallbacks"), SizeIs(model.layers));
+  const Json config = read_json_file(dir.path() / "gptq" / "quantize_config.json");
+  EXPECT_TRUE(config["dynamic"].contains("-:^model\\.layers\\.1\\.mlp\\.down_proj$"));
+  EXPECT_FALSE(config["meta"]["fallbacks"].empty());
+}
+
+TEST(Export, RefusesValuesThatF16CannotHold) {
+  TempDir dir;
+  const auto large = [](const std::string& name, QuantizedMatrix& matrix) {
+    if (name.find("up_proj") != std::string::npos) matrix.scales[3] = 60000;
+  };
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym", false, large);
+  const std::string error =
+      error_of([&] { export_to(dir.path() / "x", *source, {.format = "hf", .type = DType::kF16}); });
+  EXPECT_THAT(error, HasSubstr("model.layers.0.mlp.up_proj.weight"));
+  EXPECT_THAT(error, HasSubstr("too large for f16"));
+}
+
+TEST(Export, GivesTheSameBytesTwice) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
+  for (const char* format : {"gguf", "onnx", "gptq", "hf"}) {
+    const fs::path first = dir.path() / "1" / format, second = dir.path() / "2" / format;
+    for (const fs::path& path : {first, second}) {
+      fs::create_directories(path.parent_path());
+      export_to(path, *source, {.format = format, .type = {}});
+    }
+    EXPECT_EQ(digest_of_path(first), digest_of_path(second)) << format;
+  }
+}
+
+TEST(Export, WritesDenseModelsInTheTypeAsked) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
+  for (const char* format : {"gguf", "onnx", "hf"})
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+      const fs::path path = dir.path() / (std::string(format) + std::string(name_of(type)));
+      const Exported made = export_to(path, *source, {.format = format, .type = type});
+      EXPECT_EQ(made.summary.quantized, 0);
+      const VerifyResult result = verify_artifact(path, *source, g_context);
+      EXPECT_TRUE(result.equal()) << format << ::testing::PrintToString(result.differences);
+    }
+  EXPECT_EQ(read_json_file(dir.path() / "hfbf16" / "config.json")["dtype"], "bfloat16");
+  EXPECT_FALSE(read_json_file(dir.path() / "hff32" / "config.json").contains("quantization_config"));
+  EXPECT_THAT(error_of([&] { export_to(dir.path() / "x", *source, {.format = "gptq", .type = DType::kF16}); }),
+              HasSubstr("no kinds"));
+}
+
+// Where the bytes of one tensor (or part) lie in the file of an artifact.
+struct Place {
+  fs::path file;
+  uint64_t offset;
+};
+
+Place place_of(const std::string& format, const fs::path& path) {
+  if (format == "gguf") {
+    const GgufFile file(path);
+    for (const GgufTensorInfo& info : file.header().tensors)
+      if (info.name == "blk.1.ffn_up.weight") return {path, info.offset + 7};
+  } else if (format == "onnx") {
+    const std::string model = read_text_file(path / "model.onnx");
+    const OnnxWeightList list = parse_onnx_weights(std::as_bytes(std::span(model)), "model.onnx");
+    return {path / "model.onnx.data", list.initializers.at("model.layers.1.mlp.up_proj.weight.codes").offset + 7};
+  } else {
+    const SafetensorsFile file(path / "model.safetensors");
+    for (const TensorInfo& info : file.tensors())
+      if (info.name.ends_with("layers.1.mlp.up_proj.qweight")) return {path / "model.safetensors", info.offset + 5};
+  }
+  return {};
+}
+
+void flip(const fs::path& path, uint64_t offset) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(offset));
+  const char byte = static_cast<char>(file.get() ^ 0x10);
+  file.seekp(static_cast<std::streamoff>(offset));
+  file.put(byte);
+}
+
+TEST(Verify, FindsOneFlippedByte) {
+  for (const char* format : {"gguf", "onnx", "gptq"}) {
+    TempDir dir;
+    const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
+    const Exported made = export_to(dir.path() / "artifact", *source, {.format = format, .type = {}});
+    const Place place = place_of(format, made.path);
+    flip(place.file, place.offset);
+    const VerifyResult result = verify_artifact(made.path, *source, g_context);
+    EXPECT_EQ(result.codes_different, 1) << format;
+    EXPECT_EQ(result.scales_different + result.values_different, 0) << format;
+    EXPECT_THAT(result.differences, SizeIs(1)) << format;
+    EXPECT_FALSE(result.equal());
+  }
+}
+
+TEST(Verify, FindsScalesZerosAndValuesThatDiffer) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path() / "a", shape(), "int4-g32-asym");
+  const auto other = [](int kind) {
+    return [kind](const std::string& name, QuantizedMatrix& matrix) {
+      if (name.find("layers.1.mlp.down_proj") == std::string::npos) return;
+      if (kind == 0) matrix.scales[5] *= 2;
+      if (kind == 1) matrix.zeros[2] = static_cast<uint8_t>(matrix.zeros[2] ^ 1);
+    };
+  };
+  for (const int kind : {0, 1})
+    for (const char* format : {"onnx", "gptq"}) {
+      const fs::path place = dir.path() / (std::string(format) + std::to_string(kind));
+      const auto changed = quantized_model(place, shape(), "int4-g32-asym", false, other(kind));
+      const Exported made = export_to(place / "artifact", *changed, {.format = format, .type = {}});
+      const VerifyResult result = verify_artifact(made.path, *source, g_context);
+      EXPECT_EQ(result.scales_different, kind == 0 ? 1 : 0) << format;
+      EXPECT_EQ(result.codes_different, kind == 0 ? 0 : 32) << format;
+    }
+  TinyModel seeded = shape();
+  seeded.seed = 2;
+  const auto reseeded = quantized_model(dir.path() / "b", seeded, "int4-g32-asym");
+  const Exported made = export_to(dir.path() / "hf", *reseeded, {.format = "hf", .type = DType::kF32});
+  EXPECT_GT(verify_artifact(made.path, *source, g_context).values_different, 0);
+}
+
+TEST(Verify, FindsAnotherTokenizerAndTemplate) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
+  const Exported made = export_to(dir.path() / "artifact", *source, {.format = "gptq", .type = {}});
+  write_text_file(made.path / "chat_template.jinja", "{{ messages }}");
+  EXPECT_FALSE(verify_artifact(made.path, *source, g_context).template_equal);
+  const std::string tokenizer = read_text_file(made.path / "tokenizer.json");
+  write_text_file(made.path / "tokenizer.json", tokenizer + " ");
+  EXPECT_FALSE(verify_artifact(made.path, *source, g_context).tokenizer_equal);
+}
+
+TEST(Verify, NamesATensorThatIsMissing) {
+  TempDir dir;
+  TinyModel deeper = shape();
+  deeper.layers = 3;
+  const auto source = quantized_model(dir.path() / "a", shape(), "int4-g32-sym");
+  const auto larger = quantized_model(dir.path() / "b", deeper, "int4-g32-sym");
+  for (const char* format : {"gguf", "onnx", "gptq", "hf"}) {
+    const Exported made = export_to(dir.path() / format, *source, {.format = format, .type = {}});
+    EXPECT_THAT(error_of([&] { verify_artifact(made.path, *larger, g_context); }), HasSubstr("layers.2.")) << format;
+  }
+}
+
+}  // namespace
+}  // namespace retort
