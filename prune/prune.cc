@@ -21,17 +21,24 @@ void check_size(const char* option, int64_t keep, int64_t have) {
                std::to_string(keep) + " is not within 1 to " + std::to_string(have) + ", what the model has");
 }
 
+// "512 or 640, or ": the multiples below and above `value` that the model can be cut to.
+std::string multiples_around(int64_t value, int64_t multiple, int64_t have) {
+  const int64_t below = value / multiple * multiple, above = below + multiple;
+  std::string text = below > 0 ? std::to_string(below) : "";
+  if (above <= have) text += (text.empty() ? "" : " or ") + std::to_string(above);
+  return text.empty() ? text : text + ", or ";
+}
+
 void check_options(const ModelConfig& config, const PruneOptions& options) {
   if (options.layers == 0 && options.ffn == 0)
     fail_usage("prune", "--layers, --ffn", "there is nothing to prune", "Give at least one size to keep");
   check_size("--layers", options.layers, config.layers);
   check_size("--ffn", options.ffn, config.ffn_size);
-  const int64_t multiple = options.ffn_multiple, below = multiple < 1 ? 0 : options.ffn / multiple * multiple;
+  const int64_t multiple = options.ffn_multiple;
   if (multiple < 1) fail_usage("prune", "--ffn-multiple", "at least 1 is needed");
-  if (below != options.ffn && options.ffn != config.ffn_size)
+  if (options.ffn % multiple != 0 && options.ffn != config.ffn_size)
     fail_usage("prune", "--ffn", std::to_string(options.ffn) + " is not a multiple of " + std::to_string(multiple),
-               "Give " + (below > 0 ? std::to_string(below) + " or " : "") + std::to_string(below + multiple) +
-                   ", or another --ffn-multiple");
+               "Give " + multiples_around(options.ffn, multiple, config.ffn_size) + "another --ffn-multiple");
 }
 
 Kept choose(const ModelConfig& config, const PruneOptions& options, const Importance& importance) {
