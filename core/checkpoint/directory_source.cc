@@ -148,12 +148,13 @@ void DirectorySource::add_dense(const ExpectedTensor& expected) {
                         " and read as f32");
   used_.insert(expected.name);
   entries_.emplace(expected.name, Entry{{""}, {*stored}});
-  tensors_.push_back({expected.name, expected.shape, parse_scheme(name_of(type)), stored->info->bytes});
+  const std::string name(stored_type == type ? "" : name_of(stored_type));
+  tensors_.push_back({expected.name, expected.shape, parse_scheme(name_of(type)), stored->info->bytes, name});
 }
 
 void DirectorySource::add_quantized(const ExpectedTensor& expected, const Scheme& scheme) {
   if (expected.shape.size() != 2) fail("checkpoint", path_.string(), "'" + expected.name + "' is not a matrix");
-  ModelTensor tensor{expected.name, expected.shape, scheme, 0};
+  ModelTensor tensor{expected.name, expected.shape, scheme, 0, {}};
   Entry entry;
   for (const char* part : kPartNames) {
     const std::string name = expected.name + "." + part;

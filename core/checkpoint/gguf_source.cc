@@ -109,7 +109,8 @@ void GgufSource::add(const ExpectedTensor& expected) {
     fail("gguf", path_.string(), "the vector '" + name + "' is quantized, which is not read");
   const bool rotary = expected.rule->role == Role::kQuery || expected.rule->role == Role::kKey;
   entries_.emplace(expected.name, Entry{info, as->blocks, rotary && config_.family->gguf_interleaved_rope});
-  tensors_.push_back({expected.name, expected.shape, as->scheme, info->bytes});
+  const std::string stored(as->blocks == nullptr ? "" : as->blocks->name);
+  tensors_.push_back({expected.name, expected.shape, as->scheme, info->bytes, stored});
 }
 
 void GgufSource::list_extras() {

@@ -8,16 +8,6 @@
 namespace fs = std::filesystem;
 
 namespace retort {
-namespace {
-
-bool starts_with_gguf(const fs::path& path) {
-  char magic[4] = {};
-  std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
-  return std::string_view(magic, sizeof magic) == "GGUF";
-}
-
-}  // namespace
-
 int64_t ModelTensor::elements() const {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
@@ -47,6 +37,12 @@ const SideFile* ModelSource::side_file(std::string_view name) const {
   return nullptr;
 }
 
+bool is_gguf(const fs::path& path) {
+  char magic[4] = {};
+  if (fs::is_regular_file(path)) std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+  return std::string_view(magic, sizeof magic) == "GGUF";
+}
+
 void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t given, size_t needed) {
   if (first < 0 || count < 0 || count > tensor.rows() - first || given != needed)
     fail("checkpoint", tensor.name,
@@ -57,7 +53,7 @@ void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t 
 std::unique_ptr<ModelSource> open_model(const fs::path& path) {
   if (!fs::exists(path)) fail("checkpoint", path.string(), "there is no such file or directory");
   if (fs::is_directory(path)) return open_directory(path);
-  if (starts_with_gguf(path)) return open_gguf(path);
+  if (is_gguf(path)) return open_gguf(path);
   fail("checkpoint", path.string(), "not a model",
        "Give a Hugging Face directory, a native quantized directory or a GGUF file");
 }
@@ -65,7 +61,7 @@ std::unique_ptr<ModelSource> open_model(const fs::path& path) {
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   if (!fs::exists(path)) fail("tokenizer", path.string(), "there is no such file or directory");
   if (fs::is_directory(path)) return tokenizer_from_side_files(read_side_files(path), path.string());
-  if (starts_with_gguf(path)) return tokenizer_of_gguf(path);
+  if (is_gguf(path)) return tokenizer_of_gguf(path);
   fail("tokenizer", path.string(), "not a model", "Give a directory with a tokenizer or a GGUF file");
 }
 

@@ -21,8 +21,9 @@ namespace retort {
 struct ModelTensor {
   std::string name;
   std::vector<int64_t> shape;
-  Scheme scheme;       // dense: its type
-  uint64_t bytes = 0;  // as stored
+  Scheme scheme;            // how it is read; dense: its type
+  uint64_t bytes = 0;       // as stored
+  std::string stored = {};  // the stored type, where it is another than the scheme: "f64", "q6_k"; else empty
 
   int64_t rows() const { return shape.front(); }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
@@ -87,6 +88,9 @@ class ModelWriter {
   ~ModelWriter();
   void add_dense(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
                  std::span<const std::byte> bytes);
+  // The same, for a tensor that comes in pieces: begin, then append until the shape is filled.
+  void begin_dense(const std::string& name, DType dtype, const std::vector<int64_t>& shape);
+  void append(std::span<const std::byte> bytes);
   void add_f32(const std::string& name, DType dtype, const std::vector<int64_t>& shape, std::span<const float> values);
   void add_quantized(const std::string& name, const QuantizedMatrix& matrix);
   // `config_json` becomes config.json (its quantization_config is added here); `report` becomes

@@ -30,6 +30,12 @@ void ModelWriter::add_dense(const std::string& name, DType dtype, const std::vec
   impl_->tensors.add(name, dtype, shape, bytes);
 }
 
+void ModelWriter::begin_dense(const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
+  impl_->tensors.begin(name, dtype, shape);
+}
+
+void ModelWriter::append(std::span<const std::byte> bytes) { impl_->tensors.append(bytes); }
+
 void ModelWriter::add_f32(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
                           std::span<const float> values) {
   std::vector<std::byte> bytes(values.size() * size_of(dtype));

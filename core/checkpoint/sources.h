@@ -8,6 +8,9 @@ namespace retort {
 std::unique_ptr<ModelSource> open_directory(const std::filesystem::path& directory);
 std::unique_ptr<ModelSource> open_gguf(const std::filesystem::path& path);
 
+// A file that begins as GGUF files do.
+bool is_gguf(const std::filesystem::path& path);
+
 // Our own bug when it throws: rows outside the tensor, or a buffer of `given` elements instead of `needed`.
 void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t given, size_t needed);
 
