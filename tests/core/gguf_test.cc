@@ -124,6 +124,25 @@ TEST(Gguf, ReadsEveryTypeOfValue) {
   }
 }
 
+// Written by the gguf package (tests/oracles/make_fuzz_corpus.py).
+TEST(Gguf, ReadsAFileOfAnotherWriter) {
+  const GgufFile file(RETORT_SOURCE_DIR "/tests/fuzz/corpus/gguf/small.gguf");
+  const GgufHeader& header = file.header();
+  EXPECT_EQ(header.string("general.architecture"), "llama");
+  EXPECT_EQ(header.integer("llama.embedding_length"), 32);
+  EXPECT_EQ(header.number("llama.attention.layer_norm_rms_epsilon"), 1e-5);
+  EXPECT_THAT(*header.strings("tokenizer.ggml.tokens"), ElementsAre("a", "b", "<s>"));
+  EXPECT_THAT(*header.integers("tokenizer.ggml.token_type"), ElementsAre(1, 1, 3));
+  EXPECT_EQ(header.integer("x.i8"), -3);
+  EXPECT_EQ(header.integer("x.u64"), int64_t{1} << 40);
+  EXPECT_EQ(header.number("x.f64"), 0.5);
+  EXPECT_EQ(header.boolean("x.flag"), true);
+  ASSERT_EQ(header.tensors.size(), 2u);
+  EXPECT_EQ(header.tensors[0].shape, (std::vector<int64_t>{4, 32}));
+  EXPECT_EQ(header.tensors[1].shape, (std::vector<int64_t>{2, 32}));
+  EXPECT_EQ(header.tensors[1].bytes, 36u);
+}
+
 TEST(Gguf, AFileCutAtAnyByteIsRefused) {
   const std::string file = good_file();
   ASSERT_EQ(error_of(file), "no error");

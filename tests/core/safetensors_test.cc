@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <fstream>
+#include <map>
 
 #include "core/base/error.h"
 #include "tests/support/tiny_model.h"
@@ -52,6 +52,20 @@ TEST(Safetensors, ReadsAFileMadeByHand) {
   EXPECT_EQ(tensors[2].name, "b");
   EXPECT_EQ(tensors[2].shape, (std::vector<int64_t>{2, 1}));
   EXPECT_EQ(tensors[2].bytes, 4u);
+}
+
+// Written by the safetensors package (tests/oracles/make_fuzz_corpus.py).
+TEST(Safetensors, ReadsAFileOfAnotherWriter) {
+  const SafetensorsFile file(RETORT_SOURCE_DIR "/tests/fuzz/corpus/safetensors/small.safetensors");
+  EXPECT_EQ(file.metadata()["format"], "pt");
+  ASSERT_EQ(file.tensors().size(), 4u);
+  const std::map<std::string, std::vector<float>> expected{
+      {"a.weight", {0, 1, 2, 3, 4, 5}}, {"b", {1, 1, 1, 1}}, {"c", {}}, {"d", {3}}};
+  for (const TensorInfo& info : file.tensors()) {
+    std::vector<float> values(info.bytes / size_of(info.dtype));
+    decode_to_f32(info.dtype, file.data(info), values);
+    EXPECT_EQ(values, expected.at(info.name)) << info.name;
+  }
 }
 
 TEST(Safetensors, AFileCutAtAnyByteIsRefused) {

@@ -1,0 +1,90 @@
+"""Writes the seeds of the fuzz targets for safetensors and GGUF, as the peers' own writers make the files, and damaged
+copies of them. Run: python make_fuzz_corpus.py (made with safetensors 0.8.0, gguf 0.19.0, numpy 2.4)"""
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+from safetensors.numpy import save_file
+
+corpus = pathlib.Path(__file__).parent.parent / "fuzz" / "corpus"
+
+
+def fresh(name):
+    folder = corpus / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def damaged(folder, name, good, edits):
+    (folder / name).write_bytes(good)
+    for label, edit in edits.items():
+        (folder / f"{label}-{name}").write_bytes(edit(good))
+
+
+def write_safetensors():
+    folder = fresh("safetensors")
+    with tempfile.TemporaryDirectory() as work:
+        path = pathlib.Path(work) / "x"
+        save_file({"a.weight": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.ones((4,), np.float32),
+                   "c": np.zeros((0, 2), np.int64), "d": np.array(3, np.uint8)}, path, metadata={"format": "pt"})
+        good = path.read_bytes()
+    swap = lambda a, b: lambda data: data.replace(a, b)
+    damaged(folder, "small.safetensors", good, {
+        "cut": lambda data: data[:-3],
+        "cut-header": lambda data: data[:40],
+        "length": lambda data: (2 ** 63).to_bytes(8, "little") + data[8:],
+        "type": swap(b"F16", b"F8E"),
+        "shape": swap(b"[2,3]", b"[9,3]"),
+        "negative": swap(b"[2,3]", b"[-2,3"),
+        "overlap": swap(b"[0,16]", b"[4,20]"),
+        "twice": swap(b'"b"', b'"d"'),
+    })
+    deep = b"{" + b'"a":{' * 500
+    (folder / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+
+
+def write_gguf():
+    folder = fresh("gguf")
+    with tempfile.TemporaryDirectory() as work:
+        path = pathlib.Path(work) / "x"
+        w = GGUFWriter(path, "llama")
+        w.add_context_length(16)
+        w.add_embedding_length(32)
+        w.add_block_count(1)
+        w.add_feed_forward_length(32)
+        w.add_head_count(2)
+        w.add_layer_norm_rms_eps(1e-5)
+        w.add_tokenizer_model("gpt2")
+        w.add_token_list(["a", "b", "<s>"])
+        w.add_token_types([1, 1, 3])
+        w.add_token_merges(["a b"])
+        w.add_key_value("x.i8", -3, GGUFValueType.INT8)
+        w.add_key_value("x.u64", 2 ** 40, GGUFValueType.UINT64)
+        w.add_key_value("x.f64", 0.5, GGUFValueType.FLOAT64)
+        w.add_key_value("x.flag", True, GGUFValueType.BOOL)
+        w.add_array("x.floats", [0.5, 1.5])
+        w.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+        w.add_tensor("blk.0.attn_q.weight", np.zeros((2, 18), np.uint8), raw_dtype=GGMLQuantizationType.Q4_0)
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+        good = path.read_bytes()
+    swap = lambda a, b: lambda data: data.replace(a, b)
+    damaged(folder, "small.gguf", good, {
+        "cut": lambda data: data[:-60],
+        "cut-header": lambda data: data[:200],
+        "version": lambda data: data[:4] + b"\x09" + data[5:],
+        "big-endian": lambda data: data[:4] + b"\0\0\0\x03" + data[8:],
+        "tensors": lambda data: data[:8] + b"\xff" * 8 + data[16:],
+        "entries": lambda data: data[:16] + b"\xff" * 8 + data[24:],
+        "twice": swap(b"x.f64", b"x.u64"),
+        "arch": swap(b"llama", b"mamba"),
+    })
+
+
+write_safetensors()
+write_gguf()
