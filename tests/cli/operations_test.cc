@@ -73,6 +73,12 @@ TEST_F(Program, ExplainsEveryCommand) {
   }
 }
 
+TEST_F(Program, PlansTheQuickstart) {
+  const Finished plan = retort({"run", std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart.yaml", "--dry-run"});
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_THAT(plan.out, HasSubstr("  student              distill    to run\n"));
+}
+
 TEST_F(Program, RefusesAModelThatIsNotThere) {
   const Finished result = retort({"eval", "nowhere", "--text", "nothing"});
   EXPECT_EQ(result.code, 1);

@@ -1,0 +1,58 @@
+// The whole chain of commands on a real model, by one recipe.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/base/digest.h"
+#include "core/base/files.h"
+#include "core/base/json.h"
+#include "tests/cli/spawn.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Finished;
+
+const std::string kData = std::string(RETORT_SOURCE_DIR) + "/../shared/data";
+
+class Chain : public ::testing::Test {
+ protected:
+  Finished run(const std::string& output, const std::string& threads) {
+    return testing::run({RETORT_PROGRAM, "run", std::string(RETORT_SOURCE_DIR) + "/tests/cli/stories260k.yaml", "--set",
+                         "teacher=" + kData + "/weights/stories260K-hf", "--set",
+                         "text=" + kData + "/text/tinystories-500/stories.jsonl", "-o", output, "--threads", threads},
+                        directory_);
+  }
+  static const Json& stage(const Json& report, const std::string& name) {
+    return *std::find_if(report["stages"].begin(), report["stages"].end(),
+                         [&](const Json& s) { return s["stage"] == name; });
+  }
+  fs::path directory_ = testing::fresh_directory("chain");
+};
+
+TEST_F(Chain, GoesThroughFallbacksTwiceToTheSameBytes) {
+  if (!fs::exists(kData)) GTEST_SKIP() << "the models and texts of " << kData << " are absent";
+  const Finished first = run("first", "2");
+  ASSERT_EQ(first.code, 3) << first.err << first.out;
+  const Json report = read_json_file(directory_ / "first/report.json");
+  EXPECT_FALSE(stage(report, "quantized")["as_asked"].get<bool>()) << "172 is no multiple of 32";
+  EXPECT_TRUE(stage(report, "student")["as_asked"].get<bool>());
+  for (const Json& gate : report["gates"]) EXPECT_TRUE(gate["passed"].get<bool>()) << gate;
+  for (const char* check : {"gguf-check", "onnx-check", "gptq-check"}) {
+    EXPECT_EQ(stage(report, check)["metrics"]["codes_different"], 0) << check;
+    EXPECT_EQ(stage(report, check)["metrics"]["scales_different"], 0) << check;
+  }
+
+  ASSERT_EQ(run("second", "1").code, 3);
+  const Json again = read_json_file(directory_ / "second/report.json");
+  for (const Json& done : report["stages"])
+    EXPECT_EQ(done["digest"], stage(again, done["stage"])["digest"]) << done["stage"];
+
+  ASSERT_EQ(run("first", "2").code, 3);
+  for (const Json& done : read_json_file(directory_ / "first/report.json")["stages"])
+    EXPECT_TRUE(done["cached"].get<bool>()) << done["stage"];
+}
+
+}  // namespace
+}  // namespace retort
