@@ -21,6 +21,7 @@ struct VerifyResult {
   bool tokenizer_equal = false;          // same ids for a hard text, and the same bytes where it is stored as files
   bool template_equal = false;           // the chat template, byte for byte
   std::vector<std::string> differences;  // one line for each tensor that differs
+  std::vector<std::string> notes;        // what the format cannot say, and its programs do in their own way
 
   bool equal() const {
     return codes_different + scales_different + values_different == 0 && tokenizer_equal && template_equal;

@@ -68,7 +68,7 @@ std::string_view hard_text() {
          "\xF0\x9F\x87\xA9\xF0\x9F\x87\xAA \xF0\x9F\x8F\xB3\xEF\xB8\x8F\xE2\x80\x8D\xF0\x9F\x8C\x88 \xE2\x80\x8B"
          "\xC2\xA0\xE2\x80\xA8\xEF\xBB\xBF \xE2\x96\x81under\xE2\x96\x81score\n"
          "\x01\x02\x07\x1B[31m\x7F \xE2\x82\xAC\xE2\x88\x9E\xE2\x89\xA0\xC2\xBD \xEF\xAC\x81 \xE2\x85\xA7 "
-         "<s></s><unk><|endoftext|><|im_start|>user<|im_end|><|eot_id|>[INST] [/INST]<0x0A>\n"
+         "[INST] [/INST] <0x0A> </div> <|\n"
          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa "
          "00000000000000000000000000000000 ----------------------------------------------------------------";
 }

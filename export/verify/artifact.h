@@ -52,7 +52,7 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
 std::unique_ptr<Tokenizer> tokenizer_of_files(std::span<const SideFile> files, const std::string& label);
 std::string template_of_files(std::span<const SideFile> files, const std::string& label);
 
-// A text that tokenizers trip over: scripts, emoji, runs of white space, control characters.
+// A text that tokenizers trip over: scripts, emoji, runs of white space, control characters. No special tokens.
 std::string_view hard_text();
 
 }  // namespace retort

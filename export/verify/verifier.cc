@@ -99,6 +99,18 @@ bool same_files(std::span<const SideFile> stored, const ModelSource& model, Veri
   return same;
 }
 
+// The special tokens one after the other.
+std::string special_text(const Tokenizer& tokenizer) {
+  std::string text;
+  for (const VocabularyEntry& token : tokenizer.vocabulary().tokens)
+    if (token.type == TokenType::kControl) text += token.text;
+  return text;
+}
+
+bool same_ids(const Tokenizer& mine, const Tokenizer& stored, std::string_view text, bool special) {
+  return mine.encode(text, special) == stored.encode(text, special);
+}
+
 bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
   bool has_tokenizer = model.container() == "gguf";
   for (const char* name : {"tokenizer.json", "tokenizer.model"})
@@ -106,11 +118,14 @@ bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, Ve
   const auto mine = has_tokenizer ? model.tokenizer() : nullptr;
   const auto stored = artifact.tokenizer();
   if (mine == nullptr || stored == nullptr) return mine == stored;
-  for (const bool special : {true, false}) {
-    if (mine->encode(hard_text(), special) == stored->encode(hard_text(), special)) continue;
-    result.differences.push_back("tokenizer: it gives other token ids for the test text");
+  const std::string text(hard_text()), specials = special_text(*mine);
+  if (!same_ids(*mine, *stored, text, false) || !same_ids(*mine, *stored, text + specials, true)) {
+    result.differences.emplace_back("tokenizer: it gives other token ids for the test text");
     return false;
   }
+  if (!same_ids(*mine, *stored, specials + text, true))
+    result.notes.emplace_back(
+        "tokenizer: text that follows a special token is tokenized as llama.cpp does, with a blank in front");
   return true;
 }
 

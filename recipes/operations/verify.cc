@@ -74,7 +74,8 @@ Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
             {"tokenizer_equal", result.tokenizer_equal},
             {"template_equal", result.template_equal},
             {"logits_max_difference", nullptr},
-            {"differences", result.differences}};
+            {"differences", result.differences},
+            {"notes", result.notes}};
   if (logits.max_difference) json["logits_max_difference"] = *logits.max_difference;
   if (!logits.note.empty()) json["logits_note"] = logits.note;
   return json;
@@ -88,6 +89,7 @@ std::string to_text(const VerifyResult& result, const LogitsCheck& logits, bool 
                      (result.template_equal ? "equal" : "DIFFERENT");
   if (logits.max_difference) text += "; largest difference of a logit " + std::to_string(*logits.max_difference);
   for (const std::string& difference : result.differences) text += "\n" + difference;
+  for (const std::string& note : result.notes) text += "\nnote: " + note;
   return text + (same ? "" : "\nThe artifact does not hold what the model holds");
 }
 

@@ -1,0 +1,214 @@
+"""llama.cpp, through llama-cpp-python, loads what `retort export --format gguf` writes and computes what we compute."""
+import json
+import re
+import unittest
+
+import gguf
+import llama_cpp
+import numpy as np
+from safetensors.numpy import load_file
+
+import common
+from common import retort
+
+F32_CACHE = 0  # ggml's number of the type F32
+# Largest difference of a logit, in parts of the largest logit. llama.cpp computes F32 weights in float32, rounds the
+# activations to the type of F16 and BF16 weights, and to 8 bit in blocks of 32 for Q8_0 and Q4_0.
+TOLERANCE = {"f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "q8_0": 3e-2, "q4_0": 3e-2}
+RANDOM_TOLERANCE = 0.2  # large random weights carry the rounding of the activations much further; a wrong row gives 1
+
+
+def load(path, context):
+    return llama_cpp.Llama(model_path=str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True,
+                           n_threads=1, n_threads_batch=1, type_k=F32_CACHE, type_v=F32_CACHE, flash_attn=False,
+                           verbose=False)
+
+
+def logits_of(llama, ids):
+    llama.reset()
+    llama.eval(ids)
+    return np.array(llama.scores[:len(ids)], np.float32)
+
+
+def tokens_of(llama, text):
+    """Token ids, with BOS as the file says and special tokens recognised."""
+    model = llama._model.model
+    vocab = llama_cpp.llama_model_get_vocab(model)
+    raw = text.encode()
+    ids = (llama_cpp.llama_token * (len(raw) + 8))()
+    count = llama_cpp.llama_tokenize(vocab, raw, len(raw), ids, len(ids), True, True)
+    assert count >= 0, count
+    return list(ids[:count])
+
+
+def greedy(llama, ids, count):
+    llama.reset()
+    llama.eval(ids)
+    out = []
+    for _ in range(count):
+        out.append(int(np.argmax(llama.scores[llama.n_tokens - 1])))
+        llama.eval(out[-1:])
+    return out
+
+
+def perplexity(llama, ids, window, bos):
+    """llama-perplexity's way: windows that do not overlap, BOS in front of each, the second half scored."""
+    total, scored = 0.0, 0
+    for begin in range(0, len(ids) - window + 1, window):
+        tokens = list(ids[begin:begin + window])
+        if bos is not None:
+            tokens[0] = bos
+        rows = logits_of(llama, tokens)[window // 2:window - 1].astype(np.float64)
+        peak = rows.max(1, keepdims=True)
+        log_probabilities = rows - peak - np.log(np.exp(rows - peak).sum(1, keepdims=True))
+        total -= log_probabilities[np.arange(len(rows)), tokens[window // 2 + 1:]].sum()
+        scored += len(rows)
+    return np.exp(total / scored), scored
+
+
+class Teacher(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = common.workspace(cls)
+        cls.ids = common.tokenize(common.TEACHER, common.PROMPT)
+
+    def export(self, name, scheme=None, *options):
+        model = common.TEACHER
+        if scheme:
+            model = self.dir / scheme
+            if not model.exists():
+                common.quantized(common.TEACHER, model, scheme)
+        return model, common.exported(model, self.dir / f"{name}.gguf", "--format", "gguf", *options)
+
+    def check(self, name, kind, scheme=None, *options):
+        model, path = self.export(name, scheme, *options)
+        llama = load(path, 256)
+        ours = common.logits(path, self.ids)
+        np.testing.assert_array_equal(ours, common.logits(model, self.ids) if not options else ours)
+        theirs = logits_of(llama, self.ids)
+        self.assertLess(np.abs(theirs - ours).max(), TOLERANCE[kind] * np.abs(ours).max())
+        text = retort("generate", path, "--prompt", common.PROMPT, "--temperature", 0, "--max-new-tokens", 16)["text"]
+        self.assertEqual(llama.detokenize(greedy(llama, self.ids, 16)).decode().rstrip(), text.rstrip())
+        return path, llama
+
+    def test_dense_types(self):
+        for name in ("f32", "f16", "bf16"):
+            with self.subTest(type=name):
+                self.check(name, name, None, "--type", name)
+
+    def test_quantized(self):
+        for scheme, kind in {"q8_0": "q8_0", "q4_0": "q4_0", "int4-g128-sym": "q4_0", "int4-channel-sym": "q4_0",
+                             "int3-g64-sym": "q4_0", "int8-channel-sym": "q8_0", "int8-g64-sym": "q8_0"}.items():
+            with self.subTest(scheme=scheme):
+                path, _ = self.check(scheme, kind, scheme)
+                types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
+                self.assertEqual(types, {kind.upper()})
+
+    def test_token_ids(self):
+        model, path = self.export("tokens", None, "--type", "f16")
+        llama = load(path, 64)
+        special = "<|im_start|>user\nHi<|im_end|> <|endoftext|>"
+        for text in (common.PROMPT, common.HARD_TEXT, special + common.HARD_TEXT, common.HELDOUT.read_text()[:20000]):
+            self.assertEqual(tokens_of(llama, text), common.tokenize(model, text))
+
+    def test_perplexity_of_llama_cpp(self):
+        path, llama = self.check("perplexity", "q4_0", "int4-g128-sym")
+        tokens = 16 * 256
+        ours = retort("eval", path, "--text", common.HELDOUT, "--convention", "llama.cpp-256", "--max-tokens", tokens)
+        ids = common.tokenize(common.TEACHER, common.HELDOUT.read_text())[:tokens]
+        theirs, scored = perplexity(llama, ids, 256, None)
+        self.assertEqual(ours["tokens"], scored)
+        self.assertLess(abs(ours["perplexity"] / theirs - 1), 0.005)
+
+    def test_chat_template(self):
+        _, path = self.export("template", None, "--type", "f16")
+        stored = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
+        self.assertEqual(stored, (common.TEACHER / "chat_template.jinja").read_text())
+
+    def test_a_damaged_file_is_found(self):
+        model, path = self.export("damaged", "q4_0")
+        tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.3.attn_k.weight")
+        common.flip_byte(path, tensor.data_offset + 5)
+        proof = retort("verify", path, "--against", model, code=3)
+        self.assertGreater(proof["codes_different"], 0)
+
+
+class Families(unittest.TestCase):
+    """Every family against the logits of transformers in tests/golden."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = common.workspace(cls)
+
+    def test_logits(self):
+        for family in common.FAMILIES:
+            golden = load_file(family / "golden.safetensors")
+            ids = golden["input_ids"][0].tolist()
+            for kind in ("f32", "q8_0"):
+                with self.subTest(family=family.name, kind=kind):
+                    base = self.dir / family.name / kind
+                    model = common.family_model(family, base / "model")
+                    if self.refused(model, base):
+                        continue
+                    if kind == "f32":
+                        path = common.exported(model, base / "model.gguf", "--format", "gguf", "--type", "f32")
+                        self.compare(path, ids, golden["logits"][0], TOLERANCE["f32"])
+                    else:
+                        model = common.quantized(model, base / "quantized", kind)
+                        path = common.exported(model, base / "model.gguf", "--format", "gguf")
+                        self.compare(path, ids, common.logits(model, ids), RANDOM_TOLERANCE)
+
+    def refused(self, model, base):
+        """llama.cpp's qwen3 has no place for the biases that Qwen3's configuration can ask for."""
+        config = json.loads((model / "config.json").read_text())
+        if config["model_type"] != "qwen3" or not config.get("attention_bias"):
+            return False
+        refusal = retort("export", model, "--output", base / "no.gguf", "--format", "gguf", code=1)
+        self.assertIn("q_proj.bias", refusal)
+        return True
+
+    def compare(self, path, ids, expected, tolerance):
+        """Over the context that the file declares: llama.cpp has no sliding window, so it ends with the window."""
+        fields = gguf.GGUFReader(path).fields
+        context = fields[fields["general.architecture"].contents() + ".context_length"].contents()
+        ids, expected = ids[:context], expected[:context]
+        theirs = logits_of(load(path, 64), ids)
+        self.assertLess(np.abs(theirs - expected).max(), tolerance * np.abs(expected).max())
+
+
+@unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")
+class Stories(unittest.TestCase):
+    """A SentencePiece model whose FFN no block divides."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = common.workspace(cls)
+        cls.model = common.DATA / "weights/stories260K-hf"
+
+    def test_float_continues_as_its_author_says(self):
+        path = common.exported(self.model, self.dir / "f32.gguf", "--format", "gguf", "--type", "f32")
+        llama = load(path, 256)
+        # llama.cpp puts a blank in front of the text after a special token, so they come last.
+        for text in ("Once upon a time", common.HARD_TEXT, common.HARD_TEXT + "<s></s>"):
+            self.assertEqual(tokens_of(llama, text), common.tokenize(self.model, text))
+        told = (common.DATA / "weights/stories260K/stories260K.md").read_text()
+        told = re.search(r"Once upon a time, .*", told, re.S).group(0)
+        ids = tokens_of(llama, "Once upon a time")
+        continuation = llama.detokenize(greedy(llama, ids, 60)).decode()
+        self.assertTrue(told.startswith("Once upon a time" + continuation), continuation)
+
+    def test_blocks_that_do_not_divide(self):
+        model = self.dir / "int8"
+        retort("quantize", self.model, "--output", model, "--scheme", "int8-channel-sym", "--method", "rtn")
+        refusal = retort("export", model, "--output", self.dir / "x.gguf", "--format", "gguf", code=1)
+        self.assertIn("mlp.down_proj.weight", refusal)
+        self.assertFalse((self.dir / "x.gguf").exists())
+        path = self.dir / "fallback.gguf"
+        done = retort("export", model, "--output", path, "--format", "gguf", "--fallback", "f16", code=3)
+        self.assertTrue(all("down_proj" in entry["tensor"] for entry in done["fallbacks"]))
+        self.assertTrue(retort("verify", path, "--against", model)["tokenizer_equal"])
+        load(path, 64)
+
+
+if __name__ == "__main__":
+    unittest.main()
