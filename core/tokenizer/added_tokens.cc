@@ -53,6 +53,7 @@ AddedToken parse_added_token(const SortedJson& json, std::string_view label) {
 }
 
 void TokenFinder::add(std::string_view pattern, size_t value) {
+  if (!pattern.empty()) begins_[static_cast<uint8_t>(pattern.front())] = true;
   uint32_t node = 0;
   for (const char c : pattern) {
     const uint64_t key = (static_cast<uint64_t>(node) << 8) | static_cast<uint8_t>(c);
@@ -69,6 +70,7 @@ void TokenFinder::add(std::string_view pattern, size_t value) {
 }
 
 std::optional<TokenFinder::Match> TokenFinder::match_at(std::string_view text, size_t begin) const {
+  if (!begins_[static_cast<uint8_t>(text[begin])]) return std::nullopt;
   std::optional<Match> longest;
   uint32_t node = 0;
   for (size_t at = begin; at < text.size(); ++at) {

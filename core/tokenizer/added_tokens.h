@@ -2,8 +2,10 @@
 // and other added ones (tokenizers, added_vocabulary.rs).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +42,7 @@ class TokenFinder {
   std::optional<Match> find(std::string_view text, size_t from) const;
 
  private:
+  std::array<bool, 256> begins_{};   // by first byte: whether any token begins with it
   FlatMap<uint32_t> edges_;          // node << 8 | byte -> node
   std::vector<int64_t> values_{-1};  // by node; -1: no token ends here
   size_t count_ = 0;
