@@ -50,7 +50,7 @@ size_t terminal_width(std::FILE* stream) {
 
 std::string progress_line(const ProgressState& state, int bar_width) {
   const auto done = static_cast<double>(state.done), total = static_cast<double>(state.total);
-  const double rate = state.seconds > 0 ? done / state.seconds : 0;
+  const double rate = state.seconds > 0 ? (done - static_cast<double>(state.earlier)) / state.seconds : 0;
   const std::string unit = state.unit == "bytes" || state.unit.empty() ? "" : " " + state.unit;
   std::string line = state.task;
   if (state.total > 0) {
@@ -73,11 +73,13 @@ TerminalProgress::TerminalProgress(std::FILE* stream, bool quiet)
 TerminalProgress::~TerminalProgress() { clear(); }
 
 void TerminalProgress::begin(std::string_view task, int64_t total, std::string_view unit) {
-  state_ = {std::string(task), std::string(unit), "", 0, total, 0};
+  state_ = {.task = std::string(task), .unit = std::string(unit), .note = {}, .total = total};
   started_ = shown_ = Clock::now();
   shown_done_ = 0;
   running_ = true;
 }
+
+void TerminalProgress::resume(int64_t done) { state_.done = state_.earlier = shown_done_ = done; }
 
 void TerminalProgress::update(int64_t done, std::string_view note) {
   state_.done = done;

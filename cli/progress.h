@@ -15,6 +15,7 @@ struct ProgressState {
   std::string task, unit, note;
   int64_t done = 0, total = 0;  // total 0: unknown
   double seconds = 0;
+  int64_t earlier = 0;  // of `done`, what an interrupted run before this one did
 };
 
 // "distil  42%  1234/2900 tokens  5.1k tokens/s  0:32 left  loss 3.91", and with a bar of `bar_width` > 0 characters.
@@ -26,6 +27,7 @@ class TerminalProgress : public ProgressSink {
   TerminalProgress(std::FILE* stream, bool quiet);
   ~TerminalProgress() override;
   void begin(std::string_view task, int64_t total, std::string_view unit) override;
+  void resume(int64_t done) override;
   void update(int64_t done, std::string_view note) override;
   void end() override;
   void message(std::string_view text) override;

@@ -180,14 +180,18 @@ class Run {
       context_.progress.begin("distill", static_cast<int64_t>(plan_.budget.seconds), "seconds");
     else
       context_.progress.begin("distill", plan_.budget.steps * plan_.tokens_per_step, "tokens");
+    context_.progress.resume(progress_units());
+  }
+
+  int64_t progress_units() const {
+    return by_clock() ? static_cast<int64_t>(state_.seconds) : state_.steps() * plan_.tokens_per_step;
   }
 
   void report_progress() {
     char note[96];
     std::snprintf(note, sizeof note, "loss %.4f, held out %.4f, %.0f tokens/s", state_.loss,
                   state_.held_out.back().loss, tokens_per_second());
-    context_.progress.update(by_clock() ? static_cast<int64_t>(state_.seconds) : state_.steps() * plan_.tokens_per_step,
-                             note);
+    context_.progress.update(progress_units(), note);
   }
 
   void stop_if_asked() {

@@ -15,6 +15,8 @@ class ProgressSink {
   virtual ~ProgressSink() = default;
   // A task of `total` units begins ("tokens", "layers", "bytes"); tasks do not nest.
   virtual void begin(std::string_view /*task*/, int64_t /*total*/, std::string_view /*unit*/) {}
+  // Units that an earlier, interrupted run has done: they do not count for the rate. Right after begin().
+  virtual void resume(int64_t /*done*/) {}
   // `done` units so far; `note` is a short text beside the bar ("loss 3.91").
   virtual void update(int64_t /*done*/, std::string_view /*note*/ = {}) {}
   virtual void end() {}

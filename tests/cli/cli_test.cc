@@ -262,6 +262,9 @@ TEST_F(Cli, DrawsABarOnATerminalOnly) {
   EXPECT_EQ(progress_line(state, 10), "read  5.0 MiB  2.5 MiB/s");
   state = {"train", "tokens", "", 2900, 2900, 0};
   EXPECT_EQ(progress_line(state, 4), "train  [====]  100%  2900/2900 tokens");
+  state = {.task = "train", .unit = "tokens", .note = {}, .done = 1500, .total = 2000, .seconds = 5, .earlier = 1000};
+  EXPECT_EQ(progress_line(state, 0), "train   75%  1500/2000 tokens  100 tokens/s  0:05 left")
+      << "what an earlier run did is not part of the rate";
 }
 
 }  // namespace
