@@ -92,6 +92,10 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   const ExportFormat& format = export_format(options.format);
   if (options.type && !format.takes_type)
     fail_usage("options", "--type", "the format '" + options.format + "' has no kinds to choose from");
+  if (format.directory && source.container() == "gguf")
+    fail("export", source.path().string(),
+         "its tokenizer cannot be written as the files that " + options.format + " needs",
+         "Use --format gguf, or export the directory that the GGUF file came from");
   const auto writer = format.make(source, options);
   const auto plan = plan_export(source, options, format, *writer, context);
   ExportSummary summary;

@@ -161,6 +161,7 @@ void add_gguf_file_type(GgufHeader& header, std::string_view type, std::span<con
 }
 
 std::vector<float> gguf_rope_factors(const ModelConfig& config) {
+  if (config.rope.scaling == RopeScaling::kFactors) return {config.rope.factors.begin(), config.rope.factors.end()};
   if (config.rope.scaling != RopeScaling::kLlama3) return {};
   ModelConfig unscaled = config;
   unscaled.rope.scaling = RopeScaling::kNone;

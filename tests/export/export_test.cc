@@ -186,6 +186,27 @@ TEST(Export, GivesTheSameBytesTwice) {
   }
 }
 
+TEST(Export, WritesAGgufFileAgainWithTheSameBytesAndNothingElseFromIt) {
+  TempDir dir;
+  TinyModel model = shape();
+  model.extra = {{"rope_parameters",
+                  {{"rope_type", "llama3"},
+                   {"rope_theta", 10000.0},
+                   {"factor", 8.0},
+                   {"low_freq_factor", 1.0},
+                   {"high_freq_factor", 4.0},
+                   {"original_max_position_embeddings", 32}}}};
+  const auto source = quantized_model(dir.path(), model, "q4_0", true);
+  const Exported first = export_to(dir.path() / "first", *source, {.format = "gguf", .type = {}});
+  const auto stored = open_model(first.path);
+  const Exported second = export_to(dir.path() / "second", *stored, {.format = "gguf", .type = {}});
+  EXPECT_EQ(digest_of_path(first.path), digest_of_path(second.path));
+  EXPECT_TRUE(verify_artifact(second.path, *source, g_context).equal());
+  for (const char* format : {"onnx", "gptq", "hf"})
+    EXPECT_THAT(error_of([&] { export_to(dir.path() / format, *stored, {.format = format, .type = {}}); }),
+                HasSubstr("--format gguf"));
+}
+
 TEST(Export, WritesDenseModelsInTheTypeAsked) {
   TempDir dir;
   const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
