@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "quantize/artifact.h"
 #include "quantize/calibration/layer_walk.h"
+#include "quantize/memory.h"
 #include "quantize/quantizer.h"
 
 namespace fs = std::filesystem;
@@ -90,6 +91,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   const Quantizer& quantizer = find_quantizer(options.method);
   check_options(options, quantizer);
   const std::vector<TensorPlan> plans = plan_tensors(source, options);
+  require_memory(source, plans, options, context);
   const fs::path state = directory / kStateName;
   clear_directory(directory);
   std::unique_ptr<LayerWalk> walk;

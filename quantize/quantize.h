@@ -20,7 +20,7 @@ struct QuantizeOptions {
   // Calibrated methods:
   std::string calibration;                     // path of a text (read_corpus)
   int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)
-  std::string group_order = "none";            // or "activation"
+  std::string group_order = "activation";      // or "none": columns are solved as they come
   double damp = 0.01;
 };
 

@@ -54,14 +54,26 @@ class SequentialWalk : public LayerWalk {
   // The text at the entrance of `layer`: embedded, or as an earlier run left it.
   void begin_at(int64_t layer) {
     std::vector<at::Tensor> hidden;
-    if (layer > 0) {
+    if (layer > 0)
       hidden = state_.load_hidden(layer - 1);
-    } else {
-      const RoleTensors top = load_top(source_, placement_);
+    else
       for (const at::Tensor& ids : windows_.split(std::max<int64_t>(1, kShardTokens / windows_.size(1))))
-        hidden.push_back(embed(top, ids.to(placement_.device)));
-    }
+        hidden.push_back(embedded(ids));
     for (const at::Tensor& states : hidden) shards_.push_back({states.to(placement_.device), {}, Input::kNone});
+  }
+
+  // Row by row: the whole table in float32 may be larger than everything else here.
+  at::Tensor embedded(const at::Tensor& ids) const {
+    const ModelTensor& table = source_.at(tensor_name(config_, Role::kEmbedding));
+    const at::Tensor hidden = at::empty({ids.size(0), ids.size(1), config_.hidden_size}, at::kFloat);
+    float* row = hidden.mutable_data_ptr<float>();
+    const at::Tensor flat = ids.flatten();
+    const std::span tokens(flat.const_data_ptr<int64_t>(), static_cast<size_t>(flat.numel()));
+    for (const int64_t token : tokens) {
+      source_.read_f32(table, token, 1, {row, static_cast<size_t>(config_.hidden_size)});
+      row += config_.hidden_size;
+    }
+    return hidden;
   }
 
   void step(int64_t layer, const RoleTensors& weights) {

@@ -18,7 +18,7 @@ constexpr ParamSpec kParams[] = {
     {"samples", ParamType::kInteger, "128", "windows of the calibration text", false, false, "", 1, 1 << 20},
     {"sequence-length", ParamType::kInteger, "0",
      "tokens of a window; 0: 512, or the model's context where that is shorter"},
-    {"group-order", ParamType::kText, "none", "gptq: columns as they are, or the most active first", false, false,
+    {"group-order", ParamType::kText, "activation", "gptq: columns as they are, or the most active first", false, false,
      "none|activation"},
     {"damp", ParamType::kNumber, "0.01", "gptq: share of the mean diagonal that is added to it", false, false, "", 0,
      1},
@@ -45,10 +45,9 @@ QuantizeOptions read_options(const Params& params) {
 }
 
 std::string describe(const QuantizeSummary& summary) {
-  std::string text =
-      fmt::format("{} by {}: {:.3f} bits per weight, {}, {:.1f} s, at most {} in memory", summary.scheme,
-                  summary.method, summary.bits_per_weight, format_bytes(summary.output_bytes), summary.seconds,
-                  format_bytes(summary.peak_rss_bytes));
+  std::string text = fmt::format("{} by {}: {:.3f} bits per weight, {}, {:.1f} s, at most {} in memory", summary.scheme,
+                                 summary.method, summary.bits_per_weight, format_bytes(summary.output_bytes),
+                                 summary.seconds, format_bytes(summary.peak_rss_bytes));
   for (const TensorReport& tensor : summary.tensors)
     if (!tensor.fallback.empty()) text += fmt::format("\n  {}: {}", tensor.name, tensor.fallback);
   return text;

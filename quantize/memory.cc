@@ -1,0 +1,84 @@
+#include "quantize/memory.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+
+namespace retort {
+namespace {
+
+constexpr uint64_t kFloat = sizeof(float);
+constexpr uint64_t kWriterBuffers = uint64_t{20} << 20;  // of the tensors' file, and small things
+constexpr uint64_t kPieceBytes = (uint64_t{1} << 16) * kFloat;
+constexpr uint64_t kShardTokens = 1024, kSolverRows = 64;
+
+uint64_t bytes(int64_t count, uint64_t size = 1) { return static_cast<uint64_t>(count) * size; }
+
+// Storing one tensor: its codes and their packed form, or its values and their rounded form.
+uint64_t storing(const TensorPlan& plan, uint64_t threads) {
+  const ModelTensor& tensor = *plan.tensor;
+  const uint64_t elements = bytes(tensor.elements());
+  if (plan.scheme == tensor.scheme) return tensor.bytes;
+  if (plan.scheme.is_dense()) return 4 * kFloat * elements;
+  const uint64_t scales = bytes(tensor.rows() * plan.scheme.groups(tensor.cols()), kFloat + 1);
+  const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? 2 * kFloat * elements : 0;
+  const uint64_t piece = std::max(kPieceBytes, bytes(tensor.cols(), kFloat));
+  return 2 * elements + 2 * scales + grid + 4 * piece * threads;
+}
+
+uint64_t largest_storing(std::span<const TensorPlan> plans, int64_t first_layer, uint64_t threads) {
+  uint64_t most = 0;
+  for (const TensorPlan& plan : plans)
+    if (plan.layer >= first_layer) most = std::max(most, storing(plan, threads));
+  return most;
+}
+
+int64_t widest_input(const ModelConfig& config) {
+  return std::max({config.hidden_size, config.query_size(), config.ffn_size});
+}
+
+// A layer in float32 with its codes, the text's states at its entrance and on their way, H and its factor, and what
+// each thread works with.
+uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
+                 uint64_t threads) {
+  const ModelConfig& config = source.config();
+  const int64_t length =
+      options.sequence_length > 0 ? options.sequence_length : std::min<int64_t>(512, config.context_length);
+  const int64_t wide = widest_input(config),
+                projected = std::max(3 * config.ffn_size, 3 * (config.query_size() + 2 * config.kv_size()));
+  uint64_t layer = 0, matrix = 0;
+  for (const TensorPlan& plan : plans) {
+    if (plan.layer == 0) layer += bytes(plan.tensor->elements(), kFloat + 2);
+    if (plan.layer == 0) matrix = std::max(matrix, bytes(plan.tensor->elements(), kFloat));
+  }
+  const uint64_t states = bytes(options.samples * length * (config.hidden_size + wide), kFloat);
+  const uint64_t moments = 3 * bytes(wide * wide, kFloat);
+  const auto shard = std::max(kShardTokens, bytes(length)) * bytes(projected + 2 * config.hidden_size, kFloat);
+  const uint64_t solver = 5 * kSolverRows * bytes(wide, kFloat);
+  return layer + matrix + states + moments + threads * (shard + solver);
+}
+
+}  // namespace
+
+uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
+                         const Context& context) {
+  const auto threads = static_cast<uint64_t>(context.threads.size());
+  uint64_t needed = largest_storing(plans, -1, threads);
+  if (find_quantizer(options.method).needs_calibration)
+    needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, threads));
+  return peak_resident_bytes() + kWriterBuffers + needed;
+}
+
+void require_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
+                    const Context& context) {
+  if (context.memory_limit == 0) return;
+  const uint64_t needed = estimate_memory(source, plans, options, context);
+  if (needed <= context.memory_limit) return;
+  const uint64_t mebibytes = (needed >> 20) + 1;
+  fail("quantize", source.path().string(), "this run needs more memory than " + format_bytes(context.memory_limit),
+       "The smallest limit that does is --memory " + std::to_string(mebibytes) + "MiB" +
+           (options.calibration.empty() ? "" : "; fewer or shorter --samples need less"));
+}
+
+}  // namespace retort

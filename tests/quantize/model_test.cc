@@ -1,0 +1,280 @@
+// Whole models by gptq: what each matrix is solved with, continuing after a stop, falling back, memory, and that it
+// pays.
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <regex>
+
+#include "core/base/digest.h"
+#include "core/base/error.h"
+#include "model/calibration.h"
+#include "model/decoder.h"
+#include "model/shards.h"
+#include "quantize/calibration/second_moment.h"
+#include "quantize/gptq/factor.h"
+#include "quantize/gptq/solver.h"
+#include "quantize/memory.h"
+#include "quantize/quantize.h"
+#include "tests/support/tiny_model.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+const fs::path kTeacher = RETORT_SOURCE_DIR "/recipes/quickstart/teacher";
+const char* const kText = RETORT_SOURCE_DIR "/recipes/quickstart/heldout.txt";
+const char* const kTrain = RETORT_SOURCE_DIR "/recipes/quickstart/train.txt";
+
+// Throws when `limit` tensors are done, as a signal would stop the program.
+class StoppingSink : public ProgressSink {
+ public:
+  explicit StoppingSink(int64_t limit) : limit_(limit) {}
+  void update(int64_t done, std::string_view) override {
+    if (done == limit_) throw Error(ErrorKind::kInterrupted, "[test] stopped: here");
+  }
+
+ private:
+  int64_t limit_;
+};
+
+class QuantizeByGptq : public ::testing::Test {
+ protected:
+  static QuantizeOptions options(const std::string& scheme = "int4-g32-sym") {
+    QuantizeOptions result;
+    result.scheme = scheme;
+    result.method = "gptq";
+    result.calibration = kText;
+    result.samples = 12;
+    result.sequence_length = 48;
+    return result;
+  }
+
+  fs::path path(const std::string& name) const { return temp_.path() / name; }
+
+  std::unique_ptr<ModelSource> model(const testing::TinyModel& shape = {}) {
+    testing::write_tiny_model(path("model"), shape);
+    return open_model(path("model"));
+  }
+
+  QuantizeSummary quantize(const ModelSource& source, const std::string& output, const QuantizeOptions& chosen,
+                           int threads = 2, ProgressSink* sink = nullptr, uint64_t memory = 0) {
+    fs::create_directories(path(output));
+    ThreadPool pool(threads);
+    Context context{pool, sink ? *sink : silent_, memory};
+    return quantize_model(source, path(output), chosen, context);
+  }
+
+  std::string stop_after(const ModelSource& source, const std::string& output, int64_t tensors) {
+    StoppingSink sink(tensors);
+    return message_of([&] { quantize(source, output, options(), 2, &sink); });
+  }
+
+  static std::string message_of(const std::function<void()>& call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  testing::TempDir temp_;
+  ProgressSink silent_;
+};
+
+TEST_F(QuantizeByGptq, SecondMomentIsTheScaledSumOfOuterProducts) {
+  at::manual_seed(3);
+  const std::vector<at::Tensor> inputs{at::randn({2, 5, 300}), at::randn({1, 5, 300})};
+  ThreadPool pool(2);
+  const InputStatistics statistics = second_moment(inputs, 3, Context{pool, silent_});
+  const at::Tensor rows = at::cat({inputs[0].flatten(0, 1), inputs[1].flatten(0, 1)}).to(at::kDouble);
+  const at::Tensor expected = at::matmul(rows.t(), rows) * (2.0 / 3);
+  const at::Tensor mine = at::from_blob(const_cast<float*>(statistics.second_moment.data()), {300, 300}, at::kFloat);
+  EXPECT_LT((mine.to(at::kDouble) - expected).abs().max().item<double>(), 1e-4);
+}
+
+// Sets the matrices of a layer from the artifact, those that `until` and later inputs feed left as they are.
+void set_quantized(const ModelSource& artifact, int64_t layer, Input until, RoleTensors& weights) {
+  const RoleTensors all = load_layer(artifact, layer);
+  for (const TensorRule& rule : artifact.config().family->tensors)
+    if (is_per_layer(rule.role) && rule.part == Part::kWeight && rule.input != Input::kNone && rule.input < until)
+      weights(rule.role) = all(rule.role);
+}
+
+// The input of a group of matrices in the model whose earlier matrices, and no later ones, are quantized.
+at::Tensor input_of(const ModelSource& source, const ModelSource& artifact, const at::Tensor& ids, int64_t layer,
+                    Input input, bool from_float_model) {
+  const ModelConfig& config = source.config();
+  at::Tensor hidden = embed(load_top(source), ids), seen;
+  for (int64_t i = 0; i <= layer; ++i) {
+    RoleTensors weights = load_layer(source, i);
+    const Input until = i < layer ? static_cast<Input>(static_cast<int>(Input::kFfn) + 1) : input;
+    if (!from_float_model) set_quantized(artifact, i, until, weights);
+    hidden = layer_forward(config, i, weights, hidden, nullptr, [&](Input at, const at::Tensor& states) {
+      if (i == layer && at == input) seen = states;
+    });
+  }
+  return seen;
+}
+
+// Share of the codes of `name` that differ from a solve with the given inputs.
+double different_codes(const ModelSource& source, const ModelSource& artifact, const std::string& name,
+                       const at::Tensor& input, int64_t sequences, Context& context) {
+  const QuantizedMatrix stored = artifact.read_quantized(artifact.at(name));
+  const ModelTensor& tensor = source.at(name);
+  const MatrixTask task{
+      name, tensor.rows(), tensor.cols(), stored.scheme,
+      [&](int64_t first, int64_t count, std::span<float> out) { source.read_f32(tensor, first, count, out); }};
+  const at::Tensor rows = input.flatten(0, -2);
+  const at::Tensor moment = (at::matmul(rows.t(), rows) * (2.0 / static_cast<double>(sequences))).contiguous();
+  const float* values = moment.const_data_ptr<float>();
+  const InputStatistics statistics{tensor.cols(), {values, values + moment.numel()}};
+  const HessianFactor factor = factor_hessian(statistics, {.activation_order = true}, context);
+  const GptqResult result = std::move(run_gptq({&task, 1}, factor, context).front());
+  double different = 0;
+  for (size_t i = 0; i < stored.codes.size(); ++i) different += stored.codes[i] != result.matrix.codes[i];
+  return different / static_cast<double>(stored.codes.size());
+}
+
+TEST_F(QuantizeByGptq, EachMatrixIsSolvedWithWhatTheQuantizedModelFeedsIt) {
+  const auto source = model({.seed = 5});
+  quantize(*source, "out", options());
+  const auto artifact = open_model(path("out"));
+  const at::Tensor ids = calibration_windows(*source, kText, 12, 48, "test");
+  ThreadPool pool(2);
+  Context context{pool, silent_};
+  for (const auto& [layer, name, input] : {std::tuple{0, "model.layers.0.self_attn.o_proj.weight", Input::kAttention},
+                                           {0, "model.layers.0.mlp.down_proj.weight", Input::kFfn},
+                                           {1, "model.layers.1.self_attn.v_proj.weight", Input::kAttentionNorm},
+                                           {2, "model.layers.2.mlp.up_proj.weight", Input::kFfnNorm}}) {
+    const at::Tensor seen = input_of(*source, *artifact, ids, layer, input, false);
+    EXPECT_LT(different_codes(*source, *artifact, name, seen, 12, context), 0.005) << name;
+    const at::Tensor unseen = input_of(*source, *artifact, ids, layer, input, true);
+    EXPECT_GT(different_codes(*source, *artifact, name, unseen, 12, context), 0.01) << name;
+  }
+}
+
+TEST_F(QuantizeByGptq, BytesDoNotDependOnThreads) {
+  const auto source = model();
+  quantize(*source, "one", options(), 1);
+  quantize(*source, "three", options(), 3);
+  EXPECT_EQ(digest_of_path(path("one")), digest_of_path(path("three")));
+}
+
+TEST_F(QuantizeByGptq, AStoppedRunContinuesToTheSameBytes) {
+  const auto source = model();
+  quantize(*source, "whole", options());
+  for (const int64_t tensors : {3, 12, 22, 29}) {
+    const std::string name = "stopped-" + std::to_string(tensors);
+    EXPECT_THAT(stop_after(*source, name, tensors), HasSubstr("stopped"));
+    EXPECT_TRUE(fs::exists(path(name) / "calibration-state" / "layer-0.h5"));
+    quantize(*source, name, options());
+    EXPECT_EQ(digest_of_path(path(name)), digest_of_path(path("whole"))) << tensors;
+  }
+}
+
+TEST_F(QuantizeByGptq, FinishedLayersAreNotSolvedAgain) {
+  const auto source = model();
+  stop_after(*source, "out", 14);  // in layer 1
+  fs::remove(path("out") / "calibration-state" / "hidden-1.h5");
+  EXPECT_THAT(message_of([&] { quantize(*source, "out", options()); }), HasSubstr("hidden-1.h5"));
+}
+
+TEST_F(QuantizeByGptq, StateOfAnotherRunIsNotUsed) {
+  const auto source = model();
+  QuantizeOptions other = options();
+  other.damp = 0.1;
+  stop_after(*source, "out", 14);
+  quantize(*source, "out", other);
+  quantize(*source, "fresh", other);
+  EXPECT_EQ(digest_of_path(path("out")), digest_of_path(path("fresh")));
+}
+
+TEST_F(QuantizeByGptq, ActivationsThatAreNotFiniteFallBackToRounding) {
+  const auto source = model();
+  const std::string norm = "model.layers.1.input_layernorm.weight";
+  fs::create_directories(path("broken"));
+  ModelWriter writer(path("broken"), source->side_files());
+  for (const ModelTensor& tensor : source->tensors()) {
+    std::vector<float> values = source->read_f32(tensor);
+    if (tensor.name == norm) values[0] = std::numeric_limits<float>::quiet_NaN();
+    writer.add_f32(tensor.name, *tensor.scheme.dense, tensor.shape, values);
+  }
+  writer.finish(source->config().json, nullptr);
+  const QuantizeSummary summary = quantize(*open_model(path("broken")), "out", options());
+  EXPECT_TRUE(summary.fell_back());
+  for (const TensorReport& tensor : summary.tensors) {
+    const bool after = tensor.method != "copy" && tensor.name.find("layers.0.") == std::string::npos;
+    EXPECT_EQ(tensor.fallback.empty(), !after) << tensor.name;
+    EXPECT_TRUE(!after || tensor.method == "rtn") << tensor.name;
+  }
+}
+
+TEST_F(QuantizeByGptq, KeptSchemesAreSolvedTogetherWithTheOthers) {
+  QuantizeOptions chosen = options("q4_0");
+  chosen.keep = {{"*v_proj*", "int8-channel-sym"}, {"*layers.0.mlp.down_proj*", "bf16"}};
+  const QuantizeSummary summary = quantize(*model(), "out", chosen);
+  std::map<std::string, TensorReport> reports;
+  for (const TensorReport& tensor : summary.tensors) reports[tensor.name] = tensor;
+  const TensorReport& value = reports.at("model.layers.1.self_attn.v_proj.weight");
+  EXPECT_EQ(value.scheme + " " + value.method, "int8-channel-sym gptq");
+  EXPECT_EQ(reports.at("model.layers.0.mlp.down_proj.weight").scheme, "bf16");
+  EXPECT_EQ(reports.at("model.layers.1.mlp.down_proj.weight").method, "gptq");
+  EXPECT_EQ(reports.at("model.embed_tokens.weight").method, "rtn");
+  EXPECT_EQ(reports.at("model.layers.1.mlp.down_proj.weight").details["damp"], 0.01);
+}
+
+TEST_F(QuantizeByGptq, ALimitThatCannotBeKeptIsRefusedWithTheSmallestThatCan) {
+  const auto source = model();
+  const std::string message = message_of([&] { quantize(*source, "out", options(), 2, nullptr, 1 << 20); });
+  std::smatch found;
+  ASSERT_TRUE(std::regex_search(message, found, std::regex("--memory ([0-9]+)MiB"))) << message;
+  EXPECT_TRUE(fs::is_empty(path("out")));
+  const uint64_t limit = std::stoull(found[1]) << 20;
+  quantize(*source, "out", options(), 2, nullptr, limit);
+  EXPECT_LE(peak_resident_bytes(), limit);
+}
+
+// Mean KL(float || quantized) in nats per token.
+double divergence(const ModelSource& source, const ModelSource& quantized, int64_t windows, const Context& context) {
+  const DecoderWeights weights = load_weights(source), changed = load_weights(quantized);
+  const at::Tensor ids = calibration_windows(source, kText, windows, 256, "test");
+  std::vector<double> sums(static_cast<size_t>(windows));
+  run_shards(context, windows, [&](int64_t i) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor p = at::log_softmax(forward_logits(source.config(), weights, ids.narrow(0, i, 1)), -1);
+    const at::Tensor q = at::log_softmax(forward_logits(source.config(), changed, ids.narrow(0, i, 1)), -1);
+    sums[static_cast<size_t>(i)] = (p.exp() * (p - q)).sum(-1).mean().item<double>();
+  });
+  return at::tensor(sums).mean().item<double>();
+}
+
+TEST_F(QuantizeByGptq, IsCloserToTheTeacherThanRounding) {
+  const auto source = open_model(kTeacher);
+  ThreadPool pool(2);
+  const Context context{pool, silent_};
+  for (const char* scheme : {"int4-g128-sym", "q4_0"}) {
+    QuantizeOptions chosen = options(scheme);
+    chosen.calibration = kTrain;
+    chosen.samples = 32;
+    chosen.sequence_length = 256;
+    const QuantizeSummary summary = quantize(*source, std::string("gptq-") + scheme, chosen);
+    EXPECT_FALSE(summary.fell_back());
+    chosen.method = "rtn";
+    quantize(*source, std::string("rtn-") + scheme, chosen);
+    const double gptq = divergence(*source, *open_model(path(std::string("gptq-") + scheme)), 8, context);
+    const double rtn = divergence(*source, *open_model(path(std::string("rtn-") + scheme)), 8, context);
+    EXPECT_LT(gptq, 0.6 * rtn) << scheme << ": " << gptq << " against " << rtn;
+  }
+}
+
+}  // namespace
+}  // namespace retort
