@@ -8,6 +8,8 @@ find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(Boost REQUIRED COMPONENTS program_options)
 find_package(Eigen3 REQUIRED NO_MODULE)
+# LibTorch's folder, usually in CMAKE_PREFIX_PATH, holds headers of another protobuf without its library.
+find_path(Protobuf_INCLUDE_DIR google/protobuf/message_lite.h NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH)
 find_package(Protobuf REQUIRED)
 
 # retort_find_static(NAME header library): an imported target retort::NAME.
