@@ -32,9 +32,14 @@ if(RETORT_TORCH)
   include(Torch)
   find_path(RETORT_HDF5_INCLUDE hdf5.h PATH_SUFFIXES hdf5/serial REQUIRED)
   find_library(RETORT_HDF5_LIBRARY hdf5 PATH_SUFFIXES hdf5/serial REQUIRED)
+  # Its compressors, static too. curl and crypto serve remote files, which we never open: nothing of them is linked.
+  foreach(library sz aec z)
+    find_library(RETORT_HDF5_${library} ${library} REQUIRED)
+    list(APPEND RETORT_HDF5_NEEDS "${RETORT_HDF5_${library}}")
+  endforeach()
   add_library(retort::hdf5 UNKNOWN IMPORTED GLOBAL)
   set_target_properties(retort::hdf5 PROPERTIES
     IMPORTED_LOCATION "${RETORT_HDF5_LIBRARY}"
     INTERFACE_INCLUDE_DIRECTORIES "${RETORT_HDF5_INCLUDE}"
-    INTERFACE_LINK_LIBRARIES "sz;aec;z;curl;crypto;dl;m")
+    INTERFACE_LINK_LIBRARIES "${RETORT_HDF5_NEEDS};curl;crypto;dl;m")
 endif()
