@@ -66,6 +66,19 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
   return plan;
 }
 
+// One tensor is in memory at a time: codes as bytes, the same packed, and what the reader holds.
+void check_memory(std::span<const PlannedTensor> plan, const ModelSource& source, const Context& context) {
+  constexpr uint64_t kProgram = uint64_t{32} << 20, kBytesPerCode = 4;
+  uint64_t largest = 0;
+  for (const PlannedTensor& planned : plan)
+    if (!planned.dense) largest = std::max(largest, static_cast<uint64_t>(planned.tensor->elements()));
+  const uint64_t needed = kProgram + largest * kBytesPerCode;
+  if (context.memory_limit != 0 && needed > context.memory_limit)
+    fail("export", source.path().string(),
+         "it takes " + format_bytes(needed) + " of memory, above the limit of " + format_bytes(context.memory_limit),
+         "Give --memory " + format_bytes(needed));
+}
+
 std::vector<std::string> names_of_formats() {
   std::vector<std::string> names;
   for (const ExportFormat& format : kFormats) names.emplace_back(format.name);
@@ -98,6 +111,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
          "Use --format gguf, or export the directory that the GGUF file came from");
   const auto writer = format.make(source, options);
   const auto plan = plan_export(source, options, format, *writer, context);
+  check_memory(plan, source, context);
   ExportSummary summary;
   context.progress.begin("export " + options.format, static_cast<int64_t>(plan.size()), "tensors");
   writer->begin(output, plan);

@@ -173,6 +173,16 @@ TEST(Export, RefusesValuesThatF16CannotHold) {
   EXPECT_THAT(error, HasSubstr("too large for f16"));
 }
 
+TEST(Export, RefusesALimitThatItCannotKeep) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
+  Context context{pool(), g_silent};
+  context.memory_limit = 1 << 20;
+  EXPECT_THAT(error_of([&] { export_model(*source, dir.path() / "x", {.format = "gguf", .type = {}}, context); }),
+              HasSubstr("above the limit of 1.0 MiB"));
+  EXPECT_FALSE(fs::exists(dir.path() / "x"));
+}
+
 TEST(Export, GivesTheSameBytesTwice) {
   TempDir dir;
   const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
