@@ -55,9 +55,9 @@ bool is_supported(const Kernel& kernel) {
   return (kernel.features & ~features) == 0;
 }
 
-const Kernel& select_kernel(std::string_view name) {
+const Kernel& select_kernel(std::string_view name, std::span<const Kernel* const> table) {
   std::vector<std::string> supported;
-  for (const Kernel* kernel : kernels()) {
+  for (const Kernel* kernel : table) {
     const bool runs = is_supported(*kernel);
     if (runs && (name.empty() || name == kernel->name)) return *kernel;
     if (!runs && name == kernel->name)

@@ -10,8 +10,8 @@ namespace retort {
 
 std::span<const Kernel* const> kernels();  // the fastest first
 bool is_supported(const Kernel& kernel);   // by this CPU and its operating system
-// The kernel called `name`, or the first supported one when `name` is empty. A name that is not in the list, or
-// that this CPU does not support, is a usage Error.
-const Kernel& select_kernel(std::string_view name);
+// The kernel of `table` called `name`, or its first supported one when `name` is empty. A name that is not in the
+// table, or that this CPU does not support, is a usage Error.
+const Kernel& select_kernel(std::string_view name, std::span<const Kernel* const> table = kernels());
 
 }  // namespace retort

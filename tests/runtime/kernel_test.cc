@@ -329,11 +329,20 @@ TEST(Kernels, AreForcedByName) {
   }
 }
 
-TEST(Kernels, OneThatTheCpuLacksIsRefused) {
+TEST(Kernels, OneThatTheCpuLacksIsPassedOverOrRefused) {
   Kernel future = kReferenceKernel;
   future.name = "future";
   future.features = 1u << 31;
+  const Kernel* const table[] = {&future, &kReferenceKernel};
   EXPECT_FALSE(is_supported(future));
+  EXPECT_EQ(&select_kernel("", table), &kReferenceKernel);
+  try {
+    select_kernel("future", table);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr("[runtime] kernel future: this CPU does not have the instructions it needs"));
+  }
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ TEST(Stories, AreToldWordForWord) {
   const std::string page = read_text_file(weights / "stories260K/stories260K.md");
   const size_t begin = page.find("Once upon a time, there was a little girl"), end = page.find("\n```", begin);
   const std::string story = page.substr(begin, end - begin);
-  for (const char* model : {"stories260K-hf"}) {
+  for (const char* model : {"stories260K-hf", "stories260K/stories260K.gguf"}) {
     const std::string path = (weights / model).string();
     EXPECT_EQ("Once upon a time" + text_of({{"model", path}, {"prompt", "Once upon a time"}, {"max-new-tokens", 252}}),
               story);
