@@ -17,6 +17,7 @@ namespace retort {
 namespace {
 
 constexpr int64_t kChunk = 64;  // tokens that pass through the layers together: their activations fit a cache
+constexpr int64_t kMostTokens = 1 << 24;
 
 struct Layer {
   std::vector<float> attention_norm, query_norm, key_norm, ffn_norm;
@@ -186,7 +187,8 @@ void CpuEngine::allocate_scratch() {
 }
 
 std::unique_ptr<Session> CpuEngine::new_session(int64_t max_tokens) const {
-  if (max_tokens < 1) fail("runtime", "session", "it must hold at least one token");
+  if (max_tokens < 1 || max_tokens > kMostTokens)
+    fail("runtime", "session of " + std::to_string(max_tokens) + " tokens", "it must hold 1 to 2^24 tokens");
   const uint64_t needed = weight_bytes_ + KvCache::estimate_bytes(config_, max_tokens);
   if (context_.memory_limit != 0 && needed > context_.memory_limit)
     fail("runtime", "session of " + std::to_string(max_tokens) + " tokens",

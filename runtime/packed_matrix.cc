@@ -15,7 +15,7 @@
 namespace retort {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kCacheLine = 64, kHugePage = size_t{2} << 20;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -56,15 +56,28 @@ int int4_shift(int64_t col) { return col % 8 < 4 ? 0 : 4; }
 }  // namespace
 
 AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
-  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
-  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
-  if (!data_) throw std::bad_alloc();
-  if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
-  std::memset(data_.get(), 0, rounded);
+  if (bytes < kHugePage) {
+    const size_t rounded = (bytes / kCacheLine + 1) * kCacheLine;
+    data_.reset(static_cast<std::byte*>(std::aligned_alloc(kCacheLine, rounded)));
+    if (!data_) throw std::bad_alloc();
+    std::memset(data_.get(), 0, rounded);
+    return;
+  }
+  const size_t mapped = bytes + kHugePage;
+  void* mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) throw std::bad_alloc();
+  madvise(mapping, mapped, MADV_HUGEPAGE);
+  const uintptr_t address = (reinterpret_cast<uintptr_t>(mapping) + kHugePage - 1) / kHugePage * kHugePage;
+  data_ = {reinterpret_cast<std::byte*>(address), FreeAligned{.mapping = mapping, .mapped = mapped}};
 }
 
-void AlignedBuffer::Free::operator()(std::byte* p) const { std::free(p); }
+void FreeAligned::operator()(std::byte* p) const {
+  if (mapping != nullptr) {
+    munmap(mapping, mapped);
+  } else {
+    std::free(p);
+  }
+}
 
 PackedMatrix::PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads) {
   if (tensor.scheme.is_dense() || float_math) {

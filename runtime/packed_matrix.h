@@ -13,7 +13,13 @@
 
 namespace retort {
 
-// Zeroed memory aligned to cache lines (to huge pages when it is large).
+struct FreeAligned {
+  void* mapping = nullptr;  // not null: what munmap gets
+  size_t mapped = 0;
+  void operator()(std::byte* p) const;
+};
+
+// Zeroed memory aligned to cache lines. Large buffers are aligned to huge pages and take memory as they are touched.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -26,10 +32,7 @@ class AlignedBuffer {
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const;
-  };
-  std::unique_ptr<std::byte, Free> data_;
+  std::unique_ptr<std::byte, FreeAligned> data_;
   size_t size_ = 0;
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/base/error.h"
 #include "core/base/json.h"
 
 namespace retort {
@@ -43,13 +42,10 @@ Generation generate_text(const ModelSource& source, Engine& engine, std::string_
   const auto tokenizer = source.tokenizer();
   const std::vector<int32_t> prompt_ids = tokenizer->encode(prompt);
   const auto prompt_tokens = static_cast<int64_t>(prompt_ids.size());
-  const int64_t room = engine.config().context_length - prompt_tokens;
-  if (room <= 0)
-    fail("generate", "prompt",
-         "its " + std::to_string(prompt_tokens) + " tokens fill the model's context of " +
-             std::to_string(engine.config().context_length),
-         "Shorten it");
-  const int64_t limit = std::min(options.max_new_tokens, room);
+  const int64_t limit = options.max_new_tokens, context_length = engine.config().context_length;
+  if (prompt_tokens + limit > context_length)
+    context.progress.message("The prompt and the new tokens may reach " + std::to_string(prompt_tokens + limit) +
+                             " tokens; the model was made for " + std::to_string(context_length));
 
   Generation result{.text = {}, .ids = {}, .prompt_tokens = prompt_tokens, .stopped_by = "length"};
   std::vector<int32_t> so_far;

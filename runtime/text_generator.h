@@ -24,8 +24,8 @@ struct Generation {
   std::string stopped_by;  // "end" (a token of the model), "text", "length"
 };
 
-// Ends at the model's end-of-sequence tokens, at a stop text, or where the context or max_new_tokens is used up. A
-// prompt that fills the context is an Error.
+// Ends at the model's end-of-sequence tokens, at a stop text or after max_new_tokens. Beyond the model's context
+// length it goes on, as transformers does, and says so in a message.
 Generation generate_text(const ModelSource& source, Engine& engine, std::string_view prompt,
                          const GenerationOptions& options, Context& context);
 

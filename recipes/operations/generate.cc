@@ -10,7 +10,7 @@ constexpr ParamSpec kParams[] = {
     {"model", ParamType::kModel, "", "Hugging Face directory, native quantized directory or GGUF file", true, true},
     {"prompt", ParamType::kText, "", "the text to continue"},
     {"prompt-file", ParamType::kFile, "", "a file that holds it"},
-    {"max-new-tokens", ParamType::kInteger, "128", "at most this many tokens"},
+    {"max-new-tokens", ParamType::kInteger, "128", "at most this many tokens", false, false, "", 0, 1 << 24},
     {"temperature", ParamType::kNumber, "0", "0: always the likeliest token"},
     {"top-k", ParamType::kInteger, "0", "sample from the likeliest tokens only; 0: from all"},
     {"top-p", ParamType::kNumber, "1", "sample from the likeliest tokens that hold this share of the probability"},

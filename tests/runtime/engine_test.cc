@@ -152,8 +152,9 @@ TEST(Engine, RefusesWhatDoesNotFit) {
   EXPECT_THAT(error_of([&] { engine->forward(*session, outside, 1, logits); }), HasSubstr("vocabulary of 264"));
   EXPECT_THAT(error_of([&] { engine->forward(*session, negative, 1, logits); }), HasSubstr("token -1"));
   EXPECT_THAT(error_of([&] { engine->forward(*session, one, 2, logits); }), HasSubstr("logits"));
-  EXPECT_THAT(error_of([&] { engine->new_session(0); }), HasSubstr("at least one token"));
+  EXPECT_THAT(error_of([&] { engine->new_session(0); }), HasSubstr("session of 0 tokens: it must hold 1 to"));
   EXPECT_THAT(error_of([&] { load_engine(source, {.kernel = "neon"}, runner.context); }), HasSubstr("kernel neon"));
+  EXPECT_THAT(error_of([&] { engine->new_session(int64_t{1} << 62); }), HasSubstr("2^24"));
   Runner small;
   small.context.memory_limit = 20000;
   EXPECT_THAT(error_of([&] { load_engine(source, {}, small.context); }), HasSubstr("above the limit of"));
