@@ -8,9 +8,15 @@ find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(Boost REQUIRED COMPONENTS program_options)
 find_package(Eigen3 REQUIRED NO_MODULE)
-# LibTorch's folder, usually in CMAKE_PREFIX_PATH, holds headers of another protobuf without its library.
-find_path(Protobuf_INCLUDE_DIR google/protobuf/message_lite.h NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH)
+# LibTorch's folder, usually in CMAKE_PREFIX_PATH, holds the compiler and headers of another protobuf without its
+# library: it is left out while protobuf is looked for.
+set(prefix_path "${CMAKE_PREFIX_PATH}")
+set(environment_prefix_path "$ENV{CMAKE_PREFIX_PATH}")
+list(FILTER CMAKE_PREFIX_PATH EXCLUDE REGEX "/torch/?$")
+unset(ENV{CMAKE_PREFIX_PATH})
 find_package(Protobuf REQUIRED)
+set(CMAKE_PREFIX_PATH "${prefix_path}")
+set(ENV{CMAKE_PREFIX_PATH} "${environment_prefix_path}")
 
 # retort_find_static(NAME header library): an imported target retort::NAME.
 function(retort_find_static name header library)
