@@ -8,31 +8,62 @@ namespace retort {
 namespace {
 
 constexpr int kMaxDepth = 128;
+constexpr size_t kMaxKeys = size_t{1} << 15;  // of a Json object, in which finding a key takes time by their number
 
-// Watches the parse for depth and for keys given twice, which nlohmann-json would silently merge.
-template <typename AnyJson>
-class Guard {
+// Reads the text for its form, depth and keys given twice, which nlohmann-json would silently merge. A pass of its
+// own: with a callback, the library's parser takes time that grows with the square of the objects in an object.
+class Guard : public nlohmann::json_sax<Json> {
  public:
-  explicit Guard(std::string_view label) : label_(label) {}
+  Guard(std::string_view label, size_t max_keys) : label_(label), max_keys_(max_keys) {}
 
-  bool operator()(int depth, typename AnyJson::parse_event_t event, AnyJson& parsed) {
-    if (depth > kMaxDepth) fail("json", label_, "nested more than 128 levels deep");
-    if (event == AnyJson::parse_event_t::object_start) keys_.emplace_back();
-    if (event == AnyJson::parse_event_t::object_end) keys_.pop_back();
-    if (event == AnyJson::parse_event_t::key && !keys_.back().insert(parsed.template get<std::string>()).second)
-      fail("json", label_, "the key '" + parsed.template get<std::string>() + "' is given twice");
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(Json::number_integer_t) override { return true; }
+  bool number_unsigned(Json::number_unsigned_t) override { return true; }
+  bool number_float(Json::number_float_t, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(Json::binary_t&) override { return true; }
+  bool start_array(size_t) override { return enter(); }
+  bool end_array() override { return leave(); }
+  bool start_object(size_t) override {
+    keys_.emplace_back();
+    return enter();
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return leave();
+  }
+  bool key(std::string& key) override {
+    if (!keys_.back().insert(key).second) fail("json", label_, "the key '" + key.substr(0, 200) + "' is given twice");
+    if (keys_.back().size() > max_keys_) fail("json", label_, "an object has more than 32768 keys");
     return true;
+  }
+  bool parse_error(size_t, const std::string&, const nlohmann::json::exception& e) override {
+    fail("json", label_, e.what());
   }
 
  private:
+  bool enter() {
+    if (++depth_ > kMaxDepth) fail("json", label_, "nested more than 128 levels deep");
+    return true;
+  }
+  bool leave() {
+    --depth_;
+    return true;
+  }
+
   std::string_view label_;
+  size_t max_keys_;
+  int depth_ = 0;
   std::vector<std::unordered_set<std::string>> keys_;
 };
 
 template <typename AnyJson>
-AnyJson parse_guarded(std::string_view text, std::string_view label) {
+AnyJson parse_guarded(std::string_view text, std::string_view label, size_t max_keys) {
   try {
-    return AnyJson::parse(text.begin(), text.end(), Guard<AnyJson>(label));
+    Guard guard(label, max_keys);
+    Json::sax_parse(text.begin(), text.end(), &guard);
+    return AnyJson::parse(text.begin(), text.end());
   } catch (const nlohmann::json::exception& e) {
     fail("json", label, e.what());
   }
@@ -40,10 +71,10 @@ AnyJson parse_guarded(std::string_view text, std::string_view label) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, std::string_view label) { return parse_guarded<Json>(text, label); }
+Json parse_json(std::string_view text, std::string_view label) { return parse_guarded<Json>(text, label, kMaxKeys); }
 
 SortedJson parse_sorted_json(std::string_view text, std::string_view label) {
-  return parse_guarded<SortedJson>(text, label);
+  return parse_guarded<SortedJson>(text, label, SIZE_MAX);
 }
 
 Json read_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }

@@ -10,7 +10,7 @@ namespace retort {
 
 using Json = nlohmann::ordered_json;  // keeps the order of keys, so that rewritten files stay readable
 
-// Parses `text`; at most 128 levels deep; duplicate keys in one object are an error.
+// Parses `text`; at most 128 levels deep and 32768 keys in an object; duplicate keys in one object are an error.
 // `label` names the text in error messages.
 Json parse_json(std::string_view text, std::string_view label);
 Json read_json_file(const std::filesystem::path& path);

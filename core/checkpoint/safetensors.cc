@@ -25,11 +25,11 @@ std::string_view header_text(std::span<const std::byte> head, uint64_t file_size
 }
 
 // A list of whole numbers below 2^63; nothing is converted silently.
-std::vector<int64_t> counts(const Json& entry, const char* key, const std::string& label) {
+std::vector<int64_t> counts(const SortedJson& entry, const char* key, const std::string& label) {
   const auto it = entry.find(key);
   if (it == entry.end() || !it->is_array()) bad_file(label, std::string("'") + key + "' is not a list");
   std::vector<int64_t> values;
-  for (const Json& value : *it) {
+  for (const SortedJson& value : *it) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() > INT64_MAX)
       bad_file(label, std::string("'") + key + "' holds " + value.dump().substr(0, 40) + ", which is not a size");
     values.push_back(value.get<int64_t>());
@@ -44,9 +44,9 @@ uint64_t bytes_of_shape(const std::vector<int64_t>& shape, DType dtype, const st
   return static_cast<uint64_t>(bytes);
 }
 
-TensorInfo parse_tensor(const std::string& name, const Json& entry, uint64_t data_start, uint64_t data_size,
+TensorInfo parse_tensor(const std::string& name, const SortedJson& entry, uint64_t data_start, uint64_t data_size,
                         std::string_view label) {
-  const std::string subject = std::string(label) + " tensor '" + name + "'";
+  const std::string subject = std::string(label) + " tensor '" + name.substr(0, 200) + "'";
   if (!entry.is_object()) bad_file(subject, "its entry is not an object");
   const auto type_name = json_required<std::string>(entry, "dtype", subject);
   const auto dtype = parse_safetensors_dtype(type_name);
@@ -77,19 +77,19 @@ void check_layout(const std::vector<TensorInfo>& tensors, uint64_t data_start, u
     bad_file(label, std::to_string(file_size - end) + " bytes at the end of the file belong to no tensor");
 }
 
-void check_metadata(const Json& metadata, std::string_view label) {
+void check_metadata(const SortedJson& metadata, std::string_view label) {
   if (!metadata.is_object()) bad_file(label, "'__metadata__' is not an object");
-  for (const Json& value : metadata)
+  for (const SortedJson& value : metadata)
     if (!value.is_string()) bad_file(label, "'__metadata__' holds a value that is not a text");
 }
 
 }  // namespace
 
 std::vector<TensorInfo> parse_safetensors_header(std::span<const std::byte> head, uint64_t file_size,
-                                                 std::string_view label, Json* metadata) {
+                                                 std::string_view label, SortedJson* metadata) {
   const std::string_view text = header_text(head, file_size, label);
   if (!text.starts_with('{')) bad_file(label, "the header does not begin with '{'");
-  const Json header = parse_json(text, label);
+  const SortedJson header = parse_sorted_json(text, label);  // it may have very many keys
   const uint64_t data_start = 8 + text.size();
   std::vector<TensorInfo> tensors;
   tensors.reserve(header.size());

@@ -29,19 +29,19 @@ class SafetensorsFile {
   std::span<const std::byte> data(const TensorInfo& info) const {
     return file_.bytes().subspan(info.offset, info.bytes);
   }
-  const Json& metadata() const { return metadata_; }
+  const SortedJson& metadata() const { return metadata_; }
   const MappedFile& file() const { return file_; }
 
  private:
   MappedFile file_;
-  Json metadata_;
+  SortedJson metadata_;
   std::vector<TensorInfo> tensors_;
 };
 
 // Parses and checks a header: `file_size` is the size of the whole file whose first bytes `head` holds.
 // The fuzz target's entry.
 std::vector<TensorInfo> parse_safetensors_header(std::span<const std::byte> head, uint64_t file_size,
-                                                 std::string_view label, Json* metadata);
+                                                 std::string_view label, SortedJson* metadata);
 
 // Streams tensors into model.safetensors, or into shards of at most `max_shard_bytes` (a larger tensor gets one of
 // its own) with model.safetensors.index.json. Files carry temporary names until finish(), which writes the index

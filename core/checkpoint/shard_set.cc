@@ -14,7 +14,7 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 
 // Tensor name -> file name, both as the index has them; file names are plain names of files beside the index.
 std::vector<std::pair<std::string, std::string>> read_weight_map(const fs::path& path) {
-  const Json index = read_json_file(path);
+  const SortedJson index = parse_sorted_json(read_text_file(path), path.string());
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || map == index.end() || !map->is_object())
     fail("checkpoint", path.string(), "there is no object 'weight_map'");

@@ -66,6 +66,13 @@ TEST(DType, RoundsToTheNearestBf16) {
   EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(std::nanf("")))));
 }
 
+TEST(Json, LimitsTheKeysOfAnObject) {
+  std::string text = "{\"k\":0";
+  for (int i = 0; i < 32768; ++i) text += ",\"k" + std::to_string(i) + "\":0";
+  EXPECT_THROW(parse_json(text + "}", "x"), Error);
+  EXPECT_EQ(parse_sorted_json(text + "}", "x").size(), 32769u);
+}
+
 TEST(JsonTest, RefusesDepthDuplicatesAndTypes) {
   EXPECT_THROW(parse_json(std::string(200, '[') + std::string(200, ']'), "deep"), Error);
   EXPECT_THROW(parse_json(R"({"a":1,"a":2})", "twice"), Error);

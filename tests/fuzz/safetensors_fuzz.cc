@@ -8,7 +8,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    retort::Json metadata;
+    retort::SortedJson metadata;
     for (const auto& info :
          retort::parse_safetensors_header(std::as_bytes(std::span(data, size)), size, "fuzz", &metadata))
       if (info.offset > size || info.bytes > size - info.offset) std::abort();
