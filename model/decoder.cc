@@ -34,7 +34,7 @@ at::Tensor extend(std::vector<at::Tensor>& cached, int64_t layer, int64_t layers
 }
 
 at::Tensor attention(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& normed,
-                     KvCache* cache) {
+                     DecoderCache* cache) {
   const int64_t position = cache ? cache->tokens : 0;
   at::Tensor queries = split_heads(config, project(weights, Role::kQuery, normed));
   at::Tensor keys = split_heads(config, project(weights, Role::kKey, normed));
@@ -57,7 +57,7 @@ at::Tensor attention(const ModelConfig& config, int64_t layer, const RoleTensors
 at::Tensor embed(const RoleTensors& top, const at::Tensor& ids) { return at::embedding(top(Role::kEmbedding), ids); }
 
 void layer_step(const ModelConfig& config, int64_t layer, const RoleTensors& weights, LayerState& state,
-                KvCache* cache) {
+                DecoderCache* cache) {
   switch (state.reached) {
     case Input::kNone:
       state = {state.hidden, rms_norm(config, state.hidden, weights(Role::kAttentionNorm)), Input::kAttentionNorm};
@@ -74,13 +74,12 @@ void layer_step(const ModelConfig& config, int64_t layer, const RoleTensors& wei
       state = {state.hidden, gate * project(weights, Role::kUp, state.input), Input::kFfn};
       return;
     }
-    case Input::kFfn:
-      state = {state.hidden + project(weights, Role::kDown, state.input), {}, Input::kNone};
+    case Input::kFfn: state = {state.hidden + project(weights, Role::kDown, state.input), {}, Input::kNone};
   }
 }
 
 at::Tensor layer_forward(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& hidden,
-                         KvCache* cache, const Capture& capture) {
+                         DecoderCache* cache, const Capture& capture) {
   LayerState state{hidden, {}, Input::kNone};
   do {
     layer_step(config, layer, weights, state, cache);
@@ -96,7 +95,7 @@ at::Tensor final_norm(const ModelConfig& config, const RoleTensors& top, const a
 at::Tensor head_logits(const RoleTensors& top, const at::Tensor& normed) { return project(top, Role::kHead, normed); }
 
 at::Tensor forward_hidden(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
-                          KvCache* cache) {
+                          DecoderCache* cache) {
   at::Tensor hidden = embed(weights.top, ids);
   for (int64_t layer = 0; layer < config.layers; ++layer)
     hidden = layer_forward(config, layer, weights.layers[static_cast<size_t>(layer)], hidden, cache);
@@ -105,7 +104,7 @@ at::Tensor forward_hidden(const ModelConfig& config, const DecoderWeights& weigh
 }
 
 at::Tensor forward_logits(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
-                          KvCache* cache) {
+                          DecoderCache* cache) {
   return head_logits(weights.top, final_norm(config, weights.top, forward_hidden(config, weights, ids, cache)));
 }
 

@@ -42,7 +42,7 @@ RoleTensors load_top(const ModelSource& source, const Placement& placement = {})
 DecoderWeights load_weights(const ModelSource& source, const Placement& placement = {});
 
 // Keys and values of the tokens seen so far, one entry per layer: [batch, kv_heads, tokens, head_dim].
-struct KvCache {
+struct DecoderCache {
   std::vector<at::Tensor> keys, values;
   int64_t tokens = 0;
 };
@@ -60,19 +60,19 @@ struct LayerState {
   Input reached = Input::kNone;  // kNone -> kAttentionNorm -> kAttention -> kFfnNorm -> kFfn -> kNone: done
 };
 void layer_step(const ModelConfig& config, int64_t layer, const RoleTensors& weights, LayerState& state,
-                KvCache* cache = nullptr);
+                DecoderCache* cache = nullptr);
 // One decoder layer. With `cache`, the tokens follow cache->tokens earlier ones and are appended to it (the
 // caller advances cache->tokens after the last layer).
 at::Tensor layer_forward(const ModelConfig& config, int64_t layer, const RoleTensors& weights, const at::Tensor& hidden,
-                         KvCache* cache = nullptr, const Capture& capture = {});
+                         DecoderCache* cache = nullptr, const Capture& capture = {});
 // The embedding and all layers: ids [batch, tokens] -> hidden [batch, tokens, hidden], before the final norm.
 at::Tensor forward_hidden(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
-                          KvCache* cache = nullptr);
+                          DecoderCache* cache = nullptr);
 // Final norm: hidden -> hidden; then the head: [.., hidden] -> [.., vocabulary].
 at::Tensor final_norm(const ModelConfig& config, const RoleTensors& top, const at::Tensor& hidden);
 at::Tensor head_logits(const RoleTensors& top, const at::Tensor& normed);
 // All of it: ids [batch, tokens] -> logits [batch, tokens, vocabulary].
 at::Tensor forward_logits(const ModelConfig& config, const DecoderWeights& weights, const at::Tensor& ids,
-                          KvCache* cache = nullptr);
+                          DecoderCache* cache = nullptr);
 
 }  // namespace retort

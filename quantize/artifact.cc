@@ -53,17 +53,17 @@ MatrixTask task_of(const ModelSource& source, const TensorPlan& plan) {
           }};
 }
 
-ArtifactWriter::ArtifactWriter(const ModelSource& source, const fs::path& directory, Context& context)
+QuantizedWriter::QuantizedWriter(const ModelSource& source, const fs::path& directory, Context& context)
     : source_(source), directory_(directory), context_(context), writer_(directory, source.side_files()) {}
 
-void ArtifactWriter::record(const ModelTensor& tensor, TensorReport report) {
+void QuantizedWriter::record(const ModelTensor& tensor, TensorReport report) {
   const auto weights = static_cast<double>(tensor.elements());
   bits_ += weights * bits_per_weight(parse_scheme(report.scheme), tensor.rows(), tensor.cols());
   weights_ += weights;
   reports_.push_back(std::move(report));
 }
 
-void ArtifactWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& solved) {
+void QuantizedWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& solved) {
   if (!solved.matrix) return add_unquantized(plan, solved.fallback);
   const ModelTensor& tensor = *plan.tensor;
   writer_.add_quantized(tensor.name, *solved.matrix);
@@ -72,14 +72,14 @@ void ArtifactWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& s
                   joined(plan.fallback, solved.fallback), solved.seconds, solved.details});
 }
 
-void ArtifactWriter::add_unquantized(const TensorPlan& plan, const std::string& reason) {
+void QuantizedWriter::add_unquantized(const TensorPlan& plan, const std::string& reason) {
   TensorPlan kept = plan;
   kept.scheme = plan.tensor->scheme;
   kept.fallback = joined(plan.fallback, reason + ": kept as it is");
   add_dense(kept);
 }
 
-void ArtifactWriter::add_dense(const TensorPlan& plan) {
+void QuantizedWriter::add_dense(const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
   TensorReport report{tensor.name, name_of(plan.scheme), "copy", 0, plan.fallback, 0, Json::object()};
   if (plan.scheme == tensor.scheme) {
@@ -92,7 +92,7 @@ void ArtifactWriter::add_dense(const TensorPlan& plan) {
   record(tensor, std::move(report));
 }
 
-void ArtifactWriter::store_rounded(const ModelTensor& tensor, DType type, TensorReport& report) {
+void QuantizedWriter::store_rounded(const ModelTensor& tensor, DType type, TensorReport& report) {
   const std::vector<float> values = source_.read_f32(tensor);
   if (type == DType::kF16 && !fits_f16(values)) {
     type = DType::kBF16;
@@ -104,7 +104,7 @@ void ArtifactWriter::store_rounded(const ModelTensor& tensor, DType type, Tensor
   writer_.add_dense(tensor.name, type, tensor.shape, bytes);
 }
 
-void ArtifactWriter::finish(QuantizeSummary& summary, const Json& options) {
+void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {
   summary.tensors = std::move(reports_);
   summary.bits_per_weight = bits_ / weights_;
   Json report = to_json(summary, Figures::kReproducible);

@@ -8,10 +8,10 @@
 
 namespace retort {
 
-class ArtifactWriter {
+class QuantizedWriter {
  public:
   // `directory` exists; `source` and `context` must outlive the writer.
-  ArtifactWriter(const ModelSource& source, const std::filesystem::path& directory, Context& context);
+  QuantizedWriter(const ModelSource& source, const std::filesystem::path& directory, Context& context);
   void add_quantized(const TensorPlan& plan, const SolvedMatrix& solved);
   // In the plan's type. What f16 cannot hold becomes bf16, which is a fallback.
   void add_dense(const TensorPlan& plan);

@@ -68,7 +68,7 @@ class Solver {
   std::map<std::string, SolvedMatrix> solved_;  // of layer_
 };
 
-void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, ArtifactWriter& writer, Context& context) {
+void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, QuantizedWriter& writer, Context& context) {
   context.progress.begin("quantize", static_cast<int64_t>(plans.size()), "tensors");
   int64_t done = 0;
   for (const TensorPlan& plan : plans) {
@@ -97,7 +97,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   std::unique_ptr<LayerWalk> walk;
   if (quantizer.needs_calibration) walk = make_layer_walk(source, plans, options, state, context);
   Solver solver(source, std::move(walk), context);
-  ArtifactWriter writer(source, directory, context);
+  QuantizedWriter writer(source, directory, context);
   quantize_tensors(plans, solver, writer, context);
   fs::remove_all(state);
   QuantizeSummary summary;

@@ -8,14 +8,10 @@ namespace retort {
 std::span<const Operation> operations() {
   // In the order of `retort --help`. A local static: rows of other files are complete when it is first used.
   static const std::vector<Operation> table{
-      kTokenizeOperation,
-      kExportOperation,
-      kVerifyOperation,
-      kQuantizeOperation,
-      kPruneOperation,
-      kDistillOperation,
       kInspectOperation,
       kInitOperation,
+      kPruneOperation,
+      kDistillOperation,
       kQuantizeOperation,
       kExportOperation,
       kVerifyOperation,

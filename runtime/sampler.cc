@@ -45,6 +45,9 @@ Sampler::Sampler(const SamplingOptions& options) : options_(options), state_(opt
 }
 
 int32_t Sampler::next(std::span<const float> logits) {
+  if (!std::ranges::all_of(logits, [](float logit) { return std::isfinite(logit); }))
+    fail("generate", "logits", "they are not finite",
+         "`retort inspect` and `retort eval` show what is wrong with the model");
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options_.temperature == 0) return static_cast<int32_t>(best - logits.begin());
   std::vector<Candidate> candidates(logits.size());

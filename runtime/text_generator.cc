@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/base/json.h"
+#include "core/base/error.h"
 
 namespace retort {
 namespace {
@@ -25,20 +25,10 @@ size_t first_stop(const std::string& text, const std::vector<std::string>& stops
 
 }  // namespace
 
-std::vector<int64_t> end_ids(const ModelSource& source) {
-  std::vector<int64_t> ids = source.config().eos_ids;
-  const SideFile* file = source.side_file("generation_config.json");
-  if (file == nullptr) return ids;
-  const Json settings = parse_json(file->bytes, "generation_config.json");
-  const auto found = settings.is_object() ? settings.find("eos_token_id") : settings.end();
-  if (found == settings.end()) return ids;
-  for (const Json& id : found->is_array() ? *found : Json::array({*found}))
-    if (id.is_number_integer()) ids.push_back(id.get<int64_t>());
-  return ids;
-}
-
 Generation generate_text(const ModelSource& source, Engine& engine, std::string_view prompt,
                          const GenerationOptions& options, Context& context) {
+  if (std::ranges::find(options.stops, "") != options.stops.end())
+    fail_usage("generate", "--stop", "the text is empty");
   const auto tokenizer = source.tokenizer();
   const std::vector<int32_t> prompt_ids = tokenizer->encode(prompt);
   const auto prompt_tokens = static_cast<int64_t>(prompt_ids.size());
@@ -56,7 +46,7 @@ Generation generate_text(const ModelSource& source, Engine& engine, std::string_
            first_stop(continuation(*tokenizer, prompt_ids, so_far), options.stops) == std::string::npos;
   };
   context.progress.begin("generate", limit, "tokens");
-  result.ids = generate(engine, prompt_ids, limit, options.sampling, end_ids(source), context, goes_on);
+  result.ids = generate(engine, prompt_ids, limit, options.sampling, source.config().eos_ids, context, goes_on);
   context.progress.end();
   result.text = continuation(*tokenizer, prompt_ids, result.ids);
   const size_t stop = first_stop(result.text, options.stops);

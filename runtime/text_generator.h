@@ -29,7 +29,4 @@ struct Generation {
 Generation generate_text(const ModelSource& source, Engine& engine, std::string_view prompt,
                          const GenerationOptions& options, Context& context);
 
-// The end-of-sequence ids of config.json and generation_config.json.
-std::vector<int64_t> end_ids(const ModelSource& source);
-
 }  // namespace retort

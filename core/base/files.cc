@@ -1,6 +1,7 @@
 #include "core/base/files.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -143,12 +144,52 @@ void OutputFile::close() {
   if (std::fclose(file) != 0) fail_errno("write", impl_->path);
 }
 
-StagedOutput::StagedOutput(fs::path path, Kind kind, bool overwrite, bool resume) : target_(std::move(path)) {
-  while (!target_.has_filename() && target_.has_parent_path()) target_ = target_.parent_path();
-  if (fs::exists(target_) && !overwrite)
-    fail("output", target_.string(), "it exists", "Give another --output, or --overwrite");
+namespace {
+
+// Held while a result is built: two runs with the same output would take each other's files.
+int lock_output(const fs::path& lock, const fs::path& target) {
+  const int fd = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) fail_errno("output", lock);
+  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  ::close(fd);
+  fail("output", target.string(), "another run is writing it", "Wait for it, or give another --output");
+}
+
+// Puts `made` in the place of `target`, which stands until then; what it held is removed.
+void replace_path(const fs::path& made, const fs::path& target) {
+  if (::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(made);
+    return;
+  }
+  fs::path old = made;  // a file system that cannot exchange two names
+  old += ".old";
+  fs::rename(target, old);
+  try {
+    fs::rename(made, target);
+  } catch (const fs::filesystem_error&) {
+    fs::rename(old, target);
+    throw;
+  }
+  fs::remove_all(old);
+}
+
+void refuse_existing(const fs::path& target, bool overwrite) {
+  if (fs::exists(target) && !overwrite)
+    fail("output", target.string(), "it exists", "Give another --output, or --overwrite");
+}
+
+}  // namespace
+
+StagedOutput::StagedOutput(fs::path path, Kind kind, bool overwrite, bool resume)
+    : target_(std::move(path)), overwrite_(overwrite) {
+  if (!target_.has_filename()) target_ = target_.parent_path();
+  if (!target_.has_filename()) fail_usage("output", target_.string(), "it names no file or directory");
+  refuse_existing(target_, overwrite);
   if (target_.has_parent_path()) fs::create_directories(target_.parent_path());
   staging_ = target_.parent_path() / ("." + target_.filename().string() + ".partial");
+  lock_ = staging_;
+  lock_ += ".lock";
+  lock_file_ = lock_output(lock_, target_);
   if (!resume) fs::remove_all(staging_);
   if (kind == Kind::kDirectory) fs::create_directories(staging_);
 }
@@ -156,15 +197,16 @@ StagedOutput::StagedOutput(fs::path path, Kind kind, bool overwrite, bool resume
 StagedOutput::~StagedOutput() {
   std::error_code ignored;
   if (!committed_ && !keep_) fs::remove_all(staging_, ignored);
+  fs::remove(lock_, ignored);
+  ::close(lock_file_);
 }
 
 void StagedOutput::commit() {
-  fs::path old = staging_;
-  old += ".old";
-  fs::remove_all(old);
-  if (fs::exists(target_)) fs::rename(target_, old);
-  fs::rename(staging_, target_);
-  fs::remove_all(old);
+  refuse_existing(target_, overwrite_);
+  if (fs::exists(target_))
+    replace_path(staging_, target_);
+  else
+    fs::rename(staging_, target_);
   committed_ = true;
 }
 

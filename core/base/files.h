@@ -68,6 +68,7 @@ class StagedOutput {
  public:
   enum class Kind { kFile, kDirectory };
   // An existing `path` is an error unless `overwrite`; it stays in place until commit().
+  // A second one for the same `path`, in any process, is an error while the first lives.
   // With `resume`, what an interrupted earlier run left in the partial directory is kept for reading.
   StagedOutput(std::filesystem::path path, Kind kind, bool overwrite, bool resume = false);
   ~StagedOutput();
@@ -80,8 +81,9 @@ class StagedOutput {
   void commit();
 
  private:
-  std::filesystem::path target_, staging_;
-  bool keep_ = false, committed_ = false;
+  std::filesystem::path target_, staging_, lock_;
+  int lock_file_ = -1;
+  bool overwrite_, keep_ = false, committed_ = false;
 };
 
 }  // namespace retort

@@ -59,7 +59,7 @@ class DirectorySource final : public ModelSource {
   std::span<const ModelTensor> tensors() const override { return tensors_; }
   std::span<const std::string> problems() const override { return problems_; }
   std::span<const SideFile> side_files() const override { return side_files_; }
-  std::string chat_template() const override { return chat_template_of_side_files(*this); }
+  std::string chat_template() const override { return chat_template_of_side_files(side_files(), path().string()); }
   std::unique_ptr<Tokenizer> tokenizer() const override {
     return tokenizer_from_side_files(side_files(), path_.string());
   }

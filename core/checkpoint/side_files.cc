@@ -24,11 +24,6 @@ constexpr std::array kNames{
 };
 constexpr const char* kTemplates = "additional_chat_templates";  // transformers 4.50 and later: NAME.jinja
 
-Json json_side_file(const ModelSource& source, std::string_view name) {
-  const SideFile* file = source.side_file(name);
-  return file == nullptr ? Json() : parse_json(file->bytes, (source.path() / name).string());
-}
-
 // tokenizer_config.json holds one template, or a list of {"name", "template"} of which "default" is the one.
 std::string template_of(const Json& value, const std::string& label) {
   if (value.is_string()) return value.get<std::string>();
@@ -55,26 +50,29 @@ std::vector<SideFile> read_side_files(const fs::path& directory) {
   return files;
 }
 
-std::string chat_template_of_side_files(const ModelSource& source) {
-  if (const SideFile* file = source.side_file("chat_template.jinja")) return file->bytes;
+const SideFile* find_side_file(std::span<const SideFile> files, std::string_view name) {
+  const auto found = std::find_if(files.begin(), files.end(), [&](const SideFile& f) { return f.name == name; });
+  return found == files.end() ? nullptr : &*found;
+}
+
+std::string chat_template_of_side_files(std::span<const SideFile> files, const std::string& label) {
+  if (const SideFile* file = find_side_file(files, "chat_template.jinja")) return file->bytes;
   for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
-    const Json json = json_side_file(source, name);
-    if (json.is_object() && json.contains("chat_template"))
-      return template_of(json["chat_template"], (source.path() / name).string());
+    const SideFile* file = find_side_file(files, name);
+    if (file == nullptr) continue;
+    const std::string place = label + "/" + name;
+    const Json json = parse_json(file->bytes, place);
+    if (json.is_object() && json.contains("chat_template")) return template_of(json["chat_template"], place);
   }
   return {};
 }
 
 std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label) {
-  const auto find = [&](std::string_view name) {
-    const auto found = std::find_if(files.begin(), files.end(), [&](const SideFile& f) { return f.name == name; });
-    return found == files.end() ? nullptr : &*found;
-  };
-  const SideFile* settings = find("tokenizer_config.json");
+  const SideFile* settings = find_side_file(files, "tokenizer_config.json");
   const std::string_view config = settings == nullptr ? std::string_view() : settings->bytes;
-  if (const SideFile* file = find("tokenizer.json"))
+  if (const SideFile* file = find_side_file(files, "tokenizer.json"))
     return tokenizer_from_json(file->bytes, config, label + "/tokenizer.json");
-  if (const SideFile* file = find("tokenizer.model"))
+  if (const SideFile* file = find_side_file(files, "tokenizer.model"))
     return tokenizer_from_sentencepiece(std::as_bytes(std::span(file->bytes)), config, label + "/tokenizer.model");
   fail("tokenizer", label, "there is neither a tokenizer.json nor a tokenizer.model");
 }

@@ -14,10 +14,7 @@ bool is_gguf(const std::filesystem::path& path);
 // Our own bug when it throws: rows outside the tensor, or a buffer of `given` elements instead of `needed`.
 void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t given, size_t needed);
 
-// From tokenizer.json or, without it, tokenizer.model, and tokenizer_config.json.
-std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label);
 std::unique_ptr<Tokenizer> tokenizer_of_gguf(const std::filesystem::path& path);
-std::string chat_template_of_side_files(const ModelSource& source);
 
 // The lines that tell of `names`, tensors that the configuration does not ask for; a long list is cut.
 void list_extra_tensors(const std::vector<std::string>& names, std::vector<std::string>& problems);

@@ -6,14 +6,7 @@
 #include "core/base/json.h"
 
 namespace retort {
-namespace {
-
-const SideFile* find_file(std::span<const SideFile> files, std::string_view name) {
-  const auto found = std::ranges::find(files, name, &SideFile::name);
-  return found == files.end() ? nullptr : &*found;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void fail_artifact(const ExpectedTensor& expected, const std::string& reason) {
   fail("verify", expected.name, reason, "The artifact is damaged, or was made from another model");
@@ -31,23 +24,6 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
     fail_artifact(expected, "it has another size than in the model");
   tensor.bytes.assign(bytes.begin(), bytes.end());
   return tensor;
-}
-
-std::unique_ptr<Tokenizer> tokenizer_of_files(std::span<const SideFile> files, const std::string& label) {
-  const SideFile* settings = find_file(files, "tokenizer_config.json");
-  const std::string_view config = settings == nullptr ? std::string_view() : settings->bytes;
-  if (const SideFile* file = find_file(files, "tokenizer.json")) return tokenizer_from_json(file->bytes, config, label);
-  if (const SideFile* file = find_file(files, "tokenizer.model"))
-    return tokenizer_from_sentencepiece(std::as_bytes(std::span(file->bytes)), config, label);
-  return nullptr;
-}
-
-std::string template_of_files(std::span<const SideFile> files, const std::string& label) {
-  if (const SideFile* file = find_file(files, "chat_template.jinja")) return file->bytes;
-  const SideFile* settings = find_file(files, "tokenizer_config.json");
-  const Json json = settings == nullptr ? Json() : parse_json(settings->bytes, label);
-  const auto found = json.is_object() ? json.find("chat_template") : json.end();
-  return found != json.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
 std::string_view hard_text() {

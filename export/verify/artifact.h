@@ -48,9 +48,6 @@ int64_t rows_of(const ExpectedTensor& expected);
 int64_t cols_of(const ExpectedTensor& expected);
 // Dense bytes, when there are as many as the shape needs.
 ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::span<const std::byte> bytes);
-// Tokenizer and template of a directory with Hugging Face's files.
-std::unique_ptr<Tokenizer> tokenizer_of_files(std::span<const SideFile> files, const std::string& label);
-std::string template_of_files(std::span<const SideFile> files, const std::string& label);
 
 // A text that tokenizers trip over: scripts, emoji, runs of white space, control characters. No special tokens.
 std::string_view hard_text();

@@ -35,8 +35,8 @@ class OnnxArtifact : public ArtifactReader {
 
   std::string_view format() const override { return "onnx"; }
   std::span<const SideFile> side_files() const override { return files_; }
-  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_of_files(files_, label_); }
-  std::string chat_template() const override { return template_of_files(files_, label_); }
+  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(files_, label_); }
+  std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     if (list_.initializers.contains(expected.name + ".codes")) return read_integers(expected);

@@ -16,8 +16,8 @@ class HfArtifact : public ArtifactReader {
 
   std::string_view format() const override { return "hf"; }
   std::span<const SideFile> side_files() const override { return files_; }
-  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_of_files(files_, label_); }
-  std::string chat_template() const override { return template_of_files(files_, label_); }
+  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(files_, label_); }
+  std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const StoredTensor& stored = require(expected, expected.name);

@@ -84,7 +84,8 @@ class Teacher(unittest.TestCase):
         model, path = self.export(name, scheme, *options)
         llama = load(path, 256)
         ours = common.logits(path, self.ids)
-        np.testing.assert_array_equal(ours, common.logits(model, self.ids) if not options else ours)
+        original = common.logits(model, self.ids)  # float16 alone rounds the teacher's bfloat16
+        np.testing.assert_allclose(ours, original, rtol=0, atol=1e-3 * np.abs(original).max() if kind == "f16" else 0)
         theirs = logits_of(llama, self.ids)
         self.assertLess(np.abs(theirs - ours).max(), TOLERANCE[kind] * np.abs(ours).max())
         text = retort("generate", path, "--prompt", common.PROMPT, "--temperature", 0, "--max-new-tokens", 16)["text"]

@@ -40,8 +40,10 @@ TEST(DType, DecodesEveryF16Pattern) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const double expected = f16_by_definition(static_cast<uint16_t>(bits));
     const float value = f16_to_f32(static_cast<uint16_t>(bits));
-    if (std::isnan(expected)) EXPECT_TRUE(std::isnan(value)) << bits;
-    else EXPECT_EQ(expected, value) << bits;
+    if (std::isnan(expected))
+      EXPECT_TRUE(std::isnan(value)) << bits;
+    else
+      EXPECT_EQ(expected, value) << bits;
   }
 }
 
@@ -108,6 +110,16 @@ TEST(Files, StagedOutputAppearsWholeOrNotAtAll) {
   EXPECT_FALSE(fs::exists(dir / "model" / "a"));
 }
 
+TEST(Files, StagedOutputIsWrittenByOneRunAtATime) {
+  const fs::path dir = fresh_directory("staged_lock");
+  StagedOutput first(dir / "model", StagedOutput::Kind::kDirectory, false);
+  EXPECT_THROW(StagedOutput(dir / "model", StagedOutput::Kind::kDirectory, false), Error);
+  EXPECT_TRUE(fs::exists(first.staging())) << "the second run must not touch what the first has written";
+  fs::create_directories(dir / "model");
+  EXPECT_THROW(first.commit(), Error) << "the target came into being meanwhile";
+  EXPECT_THROW(StagedOutput("/", StagedOutput::Kind::kFile, true), Error);
+}
+
 TEST(Files, AFullDiskIsAnError) {
   OutputFile out("/dev/full");
   const std::string big(8 << 20, 'x');
@@ -144,9 +156,14 @@ TEST(ThreadPoolTest, RunsEveryShardOnceAndRethrows) {
       pool.run(17, [&](int64_t i) { ++hits[static_cast<size_t>(i)]; });
       for (const auto& hit : hits) ASSERT_EQ(hit, 1);
     }
-    EXPECT_THROW(pool.run(3, [](int64_t i) { if (i == 1) fail("test", "shard", "broken"); }), Error);
+    EXPECT_THROW(pool.run(3,
+                          [](int64_t i) {
+                            if (i == 1) fail("test", "shard", "broken");
+                          }),
+                 Error);
     int64_t covered = 0;
-    pool.run_ranges(10, 4, [&](int64_t first, int64_t last) { __atomic_add_fetch(&covered, last - first, __ATOMIC_SEQ_CST); });
+    pool.run_ranges(10, 4,
+                    [&](int64_t first, int64_t last) { __atomic_add_fetch(&covered, last - first, __ATOMIC_SEQ_CST); });
     EXPECT_EQ(covered, 10);
   }
 }

@@ -51,7 +51,7 @@ TEST_P(Families, LogitsEqualTransformers) {
 TEST_P(Families, CachedStepsEqualTransformers) {
   const at::Tensor steps = golden(file, "step_logits");
   const int64_t prefill = ids.size(1) - steps.size(1);
-  KvCache cache;
+  DecoderCache cache;
   const at::Tensor first = forward_logits(config, weights, ids.narrow(1, 0, prefill), &cache);
   EXPECT_LE(max_difference(first, expected.narrow(1, 0, prefill)), kTolerance);
   for (int64_t i = 0; i < steps.size(1); ++i) {
@@ -62,7 +62,7 @@ TEST_P(Families, CachedStepsEqualTransformers) {
 }
 
 TEST_P(Families, SeveralTokensBehindTheCacheEqualOnePass) {
-  KvCache cache;
+  DecoderCache cache;
   std::vector<at::Tensor> parts;
   for (const auto& [first, count] : {std::pair{0, 5}, {5, 20}, {25, 15}})
     parts.push_back(forward_logits(config, weights, ids.narrow(1, first, count), &cache));
