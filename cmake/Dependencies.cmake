@@ -43,6 +43,9 @@ if(RETORT_TORCH)
     find_library(RETORT_HDF5_${library} ${library} REQUIRED)
     list(APPEND RETORT_HDF5_NEEDS "${RETORT_HDF5_${library}}")
   endforeach()
+  find_library(RETORT_SZ_LIBRARY sz REQUIRED)
+  find_library(RETORT_AEC_LIBRARY aec REQUIRED)
+  find_library(RETORT_Z_LIBRARY z REQUIRED)
   add_library(retort::hdf5 UNKNOWN IMPORTED GLOBAL)
   set_target_properties(retort::hdf5 PROPERTIES
     IMPORTED_LOCATION "${RETORT_HDF5_LIBRARY}"

@@ -1,6 +1,7 @@
 #include "quantize/calibration/layer_walk.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <vector>

@@ -1,6 +1,7 @@
 #include "quantize/gptq/cholesky.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <utility>
 #include <vector>

@@ -1,6 +1,7 @@
 // Whole models by gptq: what each matrix is solved with, continuing after a stop, falling back, memory, and that it
 // pays.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

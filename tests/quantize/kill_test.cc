@@ -1,0 +1,40 @@
+// The program stopped by SIGKILL continues where it was, to the same bytes.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+#include "core/base/digest.h"
+#include "tests/cli/spawn.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> command(const std::string& output) {
+  const std::string data = std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart/";
+  return {RETORT_PROGRAM,  "quantize",           data + "teacher", "--scheme", "int4-g64-asym",     "--method", "gptq",
+          "--calibration", data + "heldout.txt", "--samples",      "32",       "--sequence-length", "256",      "-o",
+          output};
+}
+
+TEST(Kill, AfterALayerTheSameCommandContinuesToTheSameBytes) {
+  const fs::path directory = testing::fresh_directory("kill");
+  ASSERT_EQ(testing::run(command("whole"), directory).code, 0);
+
+  testing::Process process(command("killed"), directory);
+  const fs::path state = directory / ".killed.partial" / "calibration-state";
+  while (!fs::exists(state / "layer-1.h5")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  process.signal(SIGKILL);
+  ASSERT_EQ(process.wait().code, 128 + SIGKILL);
+  EXPECT_FALSE(fs::exists(directory / "killed"));
+  EXPECT_FALSE(fs::exists(state / "layer-5.h5")) << "it was finished before it was killed";
+
+  ASSERT_EQ(testing::run(command("killed"), directory).code, 0);
+  EXPECT_EQ(digest_of_path(directory / "killed"), digest_of_path(directory / "whole"));
+}
+
+}  // namespace
+}  // namespace retort
