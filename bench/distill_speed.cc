@@ -41,7 +41,7 @@ void measure(const char* teacher_path, const char* student_path, int64_t per_sha
   ProgressSink sink;
   const Context context{.threads = pool, .progress = sink};
   const int64_t length = teacher.config.context_length, windows = 8;
-  const Trainer trainer(teacher, student, {.vocabulary = teacher.config.vocab_size, .chunk = chunk}, per_shard,
+  const Trainer trainer(teacher, student, {.vocabulary = teacher.config.vocab_size, .chunk = chunk}, per_shard, 1,
                         context);
   const at::Tensor batch = at::randint(0, teacher.config.vocab_size, {windows, length + 1}, at::kLong);
   at::Tensor gradient = at::empty_like(student.values);

@@ -9,7 +9,6 @@
 
 namespace retort {
 
-
 // Token ids of the text under the tokenizer that both models share, and the number of ids over which their
 // distributions are compared: the vocabulary, or where one of them is padded beyond the other, the tokenizer's own.
 // Tokenizers that differ are an Error: the same id would mean different tokens.

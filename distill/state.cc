@@ -87,9 +87,9 @@ void StateStore::save(const RunState& state) const {
   if (!old.empty()) fs::remove_all(old);
 }
 
-bool StateStore::load(RunState& state) const {
+void StateStore::load(RunState& state) const {
   const fs::path folder = newest(directory_);
-  if (folder.empty()) return false;
+  if (folder.empty()) return;
   const std::string label = (folder / "state.json").string();
   const Json json = read_json_file(label);
   if (json.value("identity", Json()) != identity_)
@@ -103,7 +103,6 @@ bool StateStore::load(RunState& state) const {
        json_required<std::vector<std::tuple<int64_t, double, double, double>>>(json, "held_out", label))
     state.held_out.push_back({step, loss, kl, cross_entropy});
   read_tensors(state, folder);
-  return true;
 }
 
 void StateStore::remove() const { fs::remove_all(directory_); }

@@ -29,8 +29,9 @@ class StateStore {
   // `identity`: everything that the bytes of the result depend on.
   StateStore(const std::filesystem::path& directory, Json identity);
   void save(const RunState& state) const;
-  // Fills the tensors of `state` in place. False: there is no checkpoint. Throws when it is of another run.
-  bool load(RunState& state) const;
+  // Overwrites `state`, its tensors in place, with the newest checkpoint, if there is one. Throws when that is of
+  // another run.
+  void load(RunState& state) const;
   void remove() const;
 
  private:

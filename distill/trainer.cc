@@ -53,8 +53,13 @@ std::vector<at::Tensor> backward(const StudentParameters& student, const GraphLe
 at::ScalarType compute_type(const at::Device& device) { return device.is_cpu() ? at::kFloat : at::kBFloat16; }
 
 Trainer::Trainer(const Teacher& teacher, const StudentParameters& student, const LossOptions& loss,
-                 int64_t windows_per_shard, const Context& context)
-    : teacher_(teacher), student_(student), loss_(loss), windows_per_shard_(windows_per_shard), context_(context) {}
+                 int64_t windows_per_shard, int64_t side_by_side, const Context& context)
+    : teacher_(teacher),
+      student_(student),
+      loss_(loss),
+      windows_per_shard_(windows_per_shard),
+      side_by_side_(side_by_side),
+      context_(context) {}
 
 int64_t Trainer::shards_of(const at::Tensor& batch) const {
   return (batch.size(0) + windows_per_shard_ - 1) / windows_per_shard_;
@@ -94,12 +99,11 @@ void Trainer::add_gradients(const std::vector<ShardResult>& results, int64_t cou
 LossSums Trainer::gradient(const at::Tensor& batch, at::Tensor& gradient) const {
   const double scale = 1.0 / static_cast<double>(batch.size(0) * (batch.size(1) - 1));
   const at::Tensor values = student_.values.to(compute_type(student_.values.device()));
-  // As many shards at a time as there are threads: their gradients are all that is held beside the sum.
-  const int64_t wave = values.is_cpu() ? context_.threads.size() : 1, shards = shards_of(batch);
+  const int64_t shards = shards_of(batch);
   gradient.zero_();
   LossSums sums;
-  for (int64_t first = 0; first < shards; first += wave) {
-    const int64_t count = std::min(wave, shards - first);
+  for (int64_t first = 0; first < shards; first += side_by_side_) {
+    const int64_t count = std::min(side_by_side_, shards - first);
     std::vector<ShardResult> results(static_cast<size_t>(count));
     run_shards(context_, count, [&](int64_t i) {
       results[static_cast<size_t>(i)] = run_shard(shard_of(batch, first + i), values, scale, true);
@@ -112,10 +116,12 @@ LossSums Trainer::gradient(const at::Tensor& batch, at::Tensor& gradient) const 
 
 LossSums Trainer::evaluate(const at::Tensor& batch, const at::Tensor& values) const {
   const at::Tensor weights = values.to(compute_type(values.device()));
-  std::vector<LossSums> results(static_cast<size_t>(shards_of(batch)));
-  run_shards(context_, shards_of(batch), [&](int64_t i) {
-    results[static_cast<size_t>(i)] = run_shard(shard_of(batch, i), weights, 0, false).sums;
-  });
+  const int64_t shards = shards_of(batch);
+  std::vector<LossSums> results(static_cast<size_t>(shards));
+  for (int64_t first = 0; first < shards; first += side_by_side_)
+    run_shards(context_, std::min(side_by_side_, shards - first), [&](int64_t i) {
+      results[static_cast<size_t>(first + i)] = run_shard(shard_of(batch, first + i), weights, 0, false).sums;
+    });
   LossSums sums;
   for (const LossSums& result : results) sums += result;
   return sums;

@@ -21,10 +21,10 @@ at::ScalarType compute_type(const at::Device& device);
 
 class Trainer {
  public:
-  // `windows_per_shard` windows run through the models together; a batch is cut into shards of that many.
-  // The references must outlive the trainer.
+  // `windows_per_shard` windows run through the models together; a batch is cut into shards of that many, of which
+  // `side_by_side` are in work at a time (the result does not depend on it). The references must outlive the trainer.
   Trainer(const Teacher& teacher, const StudentParameters& student, const LossOptions& loss, int64_t windows_per_shard,
-          const Context& context);
+          int64_t side_by_side, const Context& context);
 
   // batch [windows, length + 1] int64 on the CPU. `gradient`, flat float32, becomes the gradient of the mean loss
   // over all tokens of the batch: shards are weighted by their tokens and added in their order, whatever the number
@@ -46,7 +46,7 @@ class Trainer {
   const Teacher& teacher_;
   const StudentParameters& student_;
   LossOptions loss_;
-  int64_t windows_per_shard_;
+  int64_t windows_per_shard_, side_by_side_;
   const Context& context_;
 };
 

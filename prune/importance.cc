@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/base/error.h"
+#include "core/base/text.h"
 #include "model/decoder.h"
 #include "model/shards.h"
 
@@ -29,6 +31,26 @@ ShardSums run_layer(const ModelConfig& config, int64_t layer, const RoleTensors&
   sums.distance = (1 - at::cosine_similarity(hidden, after, -1)).sum(at::kDouble).item<double>();
   hidden = after;
   return sums;
+}
+
+// An upper estimate in bytes: LibTorch, the hidden states of all windows, one layer or the embedding, and what the
+// shards in work hold between the operations of a layer.
+uint64_t needed_bytes(const ModelConfig& c, const at::Tensor& windows, int64_t threads) {
+  constexpr int64_t kProgram = int64_t{320} << 20, kFloat = sizeof(float);
+  const int64_t embedding = c.vocab_size * c.hidden_size;
+  const int64_t layer = c.hidden_size * (3 * c.ffn_size + 2 * c.query_size() + 2 * c.kv_size());
+  const int64_t states = 6 * c.hidden_size + 4 * c.query_size() + 4 * c.kv_size() + 4 * c.ffn_size;
+  const int64_t tokens = std::max(kShardTokens, windows.size(1)) * threads;
+  return static_cast<uint64_t>(
+      kProgram + kFloat * (windows.numel() * c.hidden_size + std::max(embedding, layer) + tokens * states));
+}
+
+void check_memory(const ModelConfig& config, const at::Tensor& windows, const Context& context) {
+  const uint64_t needed = needed_bytes(config, windows, context.threads.size());
+  if (context.memory_limit != 0 && needed > context.memory_limit)
+    fail("prune", "--memory",
+         "scoring takes about " + format_bytes(needed) + ", above the limit of " + format_bytes(context.memory_limit),
+         "Give more, or fewer --samples");
 }
 
 std::vector<at::Tensor> embed_shards(const ModelSource& source, const at::Tensor& windows, const Placement& placement) {
@@ -58,6 +80,7 @@ Importance measure_importance(const ModelSource& source, const at::Tensor& windo
   prepare_torch();
   const ModelConfig& config = source.config();
   const Placement placement{at::kFloat, parse_device(context.device)};
+  check_memory(config, windows, context);
   std::vector<at::Tensor> hidden = embed_shards(source, windows, placement);
   Importance importance;
   context.progress.begin("score", config.layers, "layers");

@@ -11,6 +11,7 @@
 #include "core/base/digest.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "distill/memory.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -58,7 +59,7 @@ struct Bench {
   DistillSummary run(const char* output, int threads = 2, int fail_at = 0, uint64_t seed = 0) {
     ThreadPool pool(threads);
     FailingSink sink(fail_at);
-    Context context{.threads = pool, .progress = sink, .seed = seed};
+    Context context{.threads = pool, .progress = sink, .memory_limit = memory_limit, .seed = seed};
     fs::create_directories(dir.path() / output);
     const auto teacher = open_model(dir.path() / "teacher"), student = open_model(dir.path() / "student");
     return distill_model(*teacher, *student, dir.path() / output, options, context);
@@ -84,6 +85,7 @@ struct Bench {
 
   testing::TempDir dir;
   DistillOptions options;
+  uint64_t memory_limit = 0;
 };
 
 TEST(Distill, LowersTheDivergenceAndWritesACheckpoint) {
@@ -208,6 +210,30 @@ TEST(Distill, RefusesWhatCannotWork) {
   bench.options.sequence_length = 0;
   write_text_file(bench.dir.path() / "text.txt", "too short");
   EXPECT_THAT(bench.refusal(), HasSubstr("less than two windows"));
+}
+
+TEST(Distill, KeepsUnderAMemoryLimitOrRefuses) {
+  Bench bench;
+  bench.run("free");
+  bench.memory_limit = uint64_t{1} << 30;
+  bench.run("limited");
+  EXPECT_EQ(bench.digest("limited"), bench.digest("free"));
+  bench.memory_limit = 1 << 20;
+  EXPECT_THAT(bench.refusal(), HasSubstr("above the limit of 1.0 MiB"));
+}
+
+TEST(ShardsSideBySide, AreAsManyAsFit) {
+  ThreadPool pool(4);
+  ProgressSink sink;
+  const auto fitting = [&](uint64_t limit) {
+    return shards_side_by_side({.fixed = 100, .per_shard = 10},
+                               {.threads = pool, .progress = sink, .memory_limit = limit});
+  };
+  EXPECT_EQ(fitting(0), 4);
+  EXPECT_EQ(fitting(1000), 4);
+  EXPECT_EQ(fitting(139), 3);
+  EXPECT_EQ(fitting(110), 1);
+  EXPECT_THROW(fitting(109), Error);
 }
 
 TEST(Distill, StopsWhenTheLossIsNotFinite) {

@@ -40,7 +40,8 @@ struct Case {
 
   at::Tensor gradient(int64_t windows_per_shard, LossSums* sums = nullptr) {
     at::Tensor result = at::empty_like(student.values);
-    const LossSums found = Trainer(teacher, student, loss, windows_per_shard, context).gradient(batch, result);
+    const LossSums found =
+        Trainer(teacher, student, loss, windows_per_shard, pool.size(), context).gradient(batch, result);
     if (sums) *sums = found;
     return result;
   }
@@ -106,11 +107,18 @@ TEST(Trainer, GivesTheSameBytesForAnyNumberOfThreads) {
   EXPECT_TRUE(at::equal(one.gradient(1), three.gradient(1)));
 }
 
+TEST(Trainer, GivesTheSameBytesForAnyNumberOfShardsSideBySide) {
+  Case c({.tied = true}, 3);
+  at::Tensor result = at::empty_like(c.student.values);
+  Trainer(c.teacher, c.student, c.loss, 1, 2, c.context).gradient(c.batch, result);
+  EXPECT_TRUE(at::equal(c.gradient(1), result));
+}
+
 TEST(Trainer, EvaluationIsTheLossWithoutTheGradient) {
   Case c({.temperature = 2, .kl_weight = 0.5});
   LossSums sums;
   c.gradient(2, &sums);
-  const LossSums evaluated = Trainer(c.teacher, c.student, c.loss, 2, c.context).evaluate(c.batch, c.student.values);
+  const LossSums evaluated = Trainer(c.teacher, c.student, c.loss, 2, 2, c.context).evaluate(c.batch, c.student.values);
   EXPECT_DOUBLE_EQ(evaluated.kl, sums.kl);
   EXPECT_DOUBLE_EQ(evaluated.cross_entropy, sums.cross_entropy);
 }

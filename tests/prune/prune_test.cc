@@ -27,7 +27,7 @@ struct Bench {
   PruneSummary run(const char* output, int threads = 2) {
     ThreadPool pool(threads);
     ProgressSink sink;
-    Context context{.threads = pool, .progress = sink};
+    Context context{.threads = pool, .progress = sink, .memory_limit = memory_limit};
     std::filesystem::create_directories(dir.path() / output);
     return prune_model(*open_model(dir.path() / "model"), dir.path() / output, options, context);
   }
@@ -43,6 +43,7 @@ struct Bench {
 
   testing::TempDir dir;
   PruneOptions options;
+  uint64_t memory_limit = 0;
 };
 
 TEST(Prune, WritesTheSmallerCheckpoint) {
@@ -101,6 +102,14 @@ TEST(Prune, TakesAnotherMultiple) {
   bench.options.ffn = 100;
   bench.options.ffn_multiple = 4;
   EXPECT_EQ(bench.run("out").ffn_after, 100);
+}
+
+TEST(Prune, RefusesToExceedAMemoryLimit) {
+  Bench bench;
+  bench.memory_limit = 1 << 20;
+  EXPECT_THAT(bench.refusal(), HasSubstr("above the limit of 1.0 MiB"));
+  bench.memory_limit = uint64_t{1} << 30;
+  EXPECT_EQ(bench.run("out").ffn_after, 128);
 }
 
 TEST(Prune, RefusesATextThatIsTooShort) {
