@@ -12,7 +12,7 @@ find_package(Eigen3 REQUIRED NO_MODULE)
 # library: it is left out while protobuf is looked for.
 set(prefix_path "${CMAKE_PREFIX_PATH}")
 set(environment_prefix_path "$ENV{CMAKE_PREFIX_PATH}")
-list(FILTER CMAKE_PREFIX_PATH EXCLUDE REGEX "/torch/?$")
+list(FILTER CMAKE_PREFIX_PATH EXCLUDE REGEX "torch[^/]*/?$")
 unset(ENV{CMAKE_PREFIX_PATH})
 find_package(Protobuf REQUIRED)
 set(CMAKE_PREFIX_PATH "${prefix_path}")
@@ -43,9 +43,6 @@ if(RETORT_TORCH)
     find_library(RETORT_HDF5_${library} ${library} REQUIRED)
     list(APPEND RETORT_HDF5_NEEDS "${RETORT_HDF5_${library}}")
   endforeach()
-  find_library(RETORT_SZ_LIBRARY sz REQUIRED)
-  find_library(RETORT_AEC_LIBRARY aec REQUIRED)
-  find_library(RETORT_Z_LIBRARY z REQUIRED)
   add_library(retort::hdf5 UNKNOWN IMPORTED GLOBAL)
   set_target_properties(retort::hdf5 PROPERTIES
     IMPORTED_LOCATION "${RETORT_HDF5_LIBRARY}"
