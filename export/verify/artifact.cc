@@ -1,12 +1,8 @@
 #include "export/verify/artifact.h"
 
-#include <algorithm>
-
 #include "core/base/error.h"
-#include "core/base/json.h"
 
 namespace retort {
-namespace {}  // namespace
 
 void fail_artifact(const ExpectedTensor& expected, const std::string& reason) {
   fail("verify", expected.name, reason, "The artifact is damaged, or was made from another model");

@@ -317,6 +317,15 @@ TEST(Verify, FindsAnotherTokenizerAndTemplate) {
   EXPECT_FALSE(verify_artifact(made.path, *source, g_context).tokenizer_equal);
 }
 
+TEST(Verify, ComparesModelsWithoutATokenizer) {
+  TempDir dir;
+  quantized_model(dir.path(), shape(), "int4-g32-sym");
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) fs::remove(dir.path() / "quantized" / name);
+  const auto source = open_model(dir.path() / "quantized");
+  const Exported made = export_to(dir.path() / "onnx", *source, {.format = "onnx", .type = {}});
+  EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
+}
+
 TEST(Verify, NamesATensorThatIsMissing) {
   TempDir dir;
   TinyModel deeper = shape();
