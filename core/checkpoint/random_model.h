@@ -17,7 +17,7 @@ namespace retort {
 void fill_normal(uint64_t key, uint64_t first, std::span<float> out);
 
 // Writes a Hugging Face directory: weights normal with the config's initializer_range (0.02 where it is absent), norms
-// one, biases zero, all in `type`. The bytes depend on the configuration, `type` and context.seed. Memory: some 30 MiB.
+// one, biases zero, all in `type`. The bytes depend on the configuration, `type` and context.seed. Memory: some 60 MiB.
 void write_random_model(const ModelConfig& config, DType type, std::span<const SideFile> side_files,
                         const std::filesystem::path& directory, Context& context);
 
