@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <ostream>
 
 #include "core/base/error.h"
 #include "runtime/kernels/registry.h"
@@ -46,6 +47,8 @@ struct Variant {
   const char* scheme;
   bool shuffled;
 };
+
+void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
 
 std::vector<Variant> variants() {
   TinyModel tied;

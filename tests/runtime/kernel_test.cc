@@ -8,6 +8,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <ostream>
 
 #include "core/base/error.h"
 #include "runtime/kernels/registry.h"
@@ -39,6 +40,8 @@ struct Case {
   int64_t rows, cols;
   bool shuffled = false;
 };
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.scheme << " " << c.rows << "x" << c.cols; }
 
 // Every storage type; rows that are no multiple of the tile, columns that no block divides, short groups.
 constexpr Case kCases[] = {
