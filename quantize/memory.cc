@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint64_t kFloat = sizeof(float);
 constexpr uint64_t kWriterBuffers = uint64_t{20} << 20;  // of the tensors' file, and small things
+constexpr uint64_t kTorchPages = uint64_t{96} << 20;     // code and tables that LibTorch touches when it first works
 constexpr uint64_t kPieceBytes = (uint64_t{1} << 16) * kFloat;
 constexpr uint64_t kShardTokens = 1024, kSolverRows = 64;
 
@@ -52,11 +53,12 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
     if (plan.layer == 0) layer += bytes(plan.tensor->elements(), kFloat + 2);
     if (plan.layer == 0) matrix = std::max(matrix, bytes(plan.tensor->elements(), kFloat));
   }
-  const uint64_t states = bytes(options.samples * length * (config.hidden_size + wide), kFloat);
+  // The residual stream, and the inputs of two groups of matrices: those just used and those that come of them.
+  const uint64_t states = bytes(options.samples * length * (2 * config.hidden_size + wide), kFloat);
   const uint64_t moments = 3 * bytes(wide * wide, kFloat);
   const auto shard = std::max(kShardTokens, bytes(length)) * bytes(projected + 2 * config.hidden_size, kFloat);
   const uint64_t solver = 5 * kSolverRows * bytes(wide, kFloat);
-  return layer + matrix + states + moments + threads * (shard + solver);
+  return kTorchPages + layer + matrix + states + moments + threads * (shard + solver);
 }
 
 }  // namespace
@@ -75,7 +77,7 @@ void require_memory(const ModelSource& source, std::span<const TensorPlan> plans
   if (context.memory_limit == 0) return;
   const uint64_t needed = estimate_memory(source, plans, options, context);
   if (needed <= context.memory_limit) return;
-  const uint64_t mebibytes = (needed >> 20) + 1;
+  const uint64_t mebibytes = (needed >> 20) + 8;  // what a process has when it starts varies a little
   fail("quantize", source.path().string(), "this run needs more memory than " + format_bytes(context.memory_limit),
        "The smallest limit that does is --memory " + std::to_string(mebibytes) + "MiB" +
            (options.calibration.empty() ? "" : "; fewer or shorter --samples need less"));

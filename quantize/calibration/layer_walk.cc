@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <vector>
@@ -82,6 +83,8 @@ class SequentialWalk : public LayerWalk {
       const at::NoGradGuard no_grad;
       layer_step(config_, layer, weights, shards_[static_cast<size_t>(i)]);
     });
+    // States of one size leave holes that those of the next size do not fill. Giving them back takes time.
+    if (context_.memory_limit != 0) malloc_trim(0);
   }
 
   void solve_group(int64_t layer, Input input, RoleTensors& weights, std::map<std::string, SolvedMatrix>& solved) {
