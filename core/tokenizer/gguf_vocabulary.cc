@@ -1,6 +1,7 @@
 #include "core/tokenizer/gguf_vocabulary.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <unordered_map>
 
 #include "core/base/error.h"
@@ -50,6 +51,26 @@ bool append_patterns(const SortedJson& part, std::vector<std::string>& patterns)
   return (behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted);
 }
 
+// A pattern with \x{...}, \r, \n and \t as the characters they stand for, to compare spellings.
+std::string spelled_out(std::string_view pattern) {
+  std::string out;
+  for (size_t at = 0; at < pattern.size();) {
+    unsigned long value = 0;
+    const size_t end = pattern.find('}', at);
+    if (pattern.substr(at).starts_with("\\x{") && end != std::string_view::npos) {
+      value = std::strtoul(std::string(pattern.substr(at + 3, end - at - 3)).c_str(), nullptr, 16);
+      append_utf8(out, static_cast<char32_t>(value));
+      at = end + 1;
+      continue;
+    }
+    const std::string_view pair = pattern.substr(at, 2);
+    const char plain = pair == "\\r" ? '\r' : pair == "\\n" ? '\n' : pair == "\\t" ? '\t' : '\0';
+    out += plain ? std::string(1, plain) : std::string(pair.substr(0, pair.front() == '\\' ? 2 : 1));
+    at += pair.front() == '\\' ? pair.size() : 1;
+  }
+  return out;
+}
+
 // The name under which GGUF knows these pre-tokenizers; empty: none.
 std::string gguf_name(const std::vector<SortedJson>& parts, bool ignore_merges) {
   if (parts.empty() || text_of(parts.back(), "type") != "ByteLevel" || flag_of(parts.back(), "add_prefix_space", true))
@@ -60,7 +81,8 @@ std::string gguf_name(const std::vector<SortedJson>& parts, bool ignore_merges) 
   if (flag_of(parts.back(), "use_regex", true)) patterns.emplace_back(kGpt2Pattern);
   for (const GgufPreTokenizer& row : gguf_pre_tokenizers())
     if (row.ignore_merges == ignore_merges &&
-        std::equal(patterns.begin(), patterns.end(), row.patterns.begin(), row.patterns.end()))
+        std::equal(patterns.begin(), patterns.end(), row.patterns.begin(), row.patterns.end(),
+                   [](std::string_view a, std::string_view b) { return spelled_out(a) == spelled_out(b); }))
       return std::string(row.names.front());
   return {};
 }

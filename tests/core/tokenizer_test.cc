@@ -1,5 +1,7 @@
 // Every component and every tokenizer at hand against goldens of Hugging Face tokenizers and SentencePiece
 // (tests/oracles/make_tokenizer_goldens.py).
+#include "core/tokenizer/tokenizer.h"
+
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -9,7 +11,7 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/base/json.h"
-#include "core/tokenizer/tokenizer.h"
+#include "core/tokenizer/utf8.h"
 
 namespace retort {
 namespace {
@@ -70,6 +72,20 @@ const std::vector<std::string>& corpus() {
   return texts;
 }
 
+// Every character of some blocks, with a mark after it and before it.
+std::string unicode_text() {
+  constexpr std::pair<char32_t, char32_t> kBlocks[] = {
+      {0x20, 0x250},    {0x300, 0x400},   {0x900, 0x980},   {0x1100, 0x1200},   {0x1E00, 0x2190},
+      {0x2460, 0x2500}, {0x3000, 0x32FF}, {0x3300, 0x3400}, {0xAC00, 0xD7A4},   {0xF900, 0xFAFF},
+      {0xFB00, 0xFE00}, {0xFE30, 0xFE50}, {0xFF00, 0xFFF0}, {0x1D400, 0x1D800}, {0x2F800, 0x2FA1E}};
+  std::string text;
+  for (const auto& [first, last] : kBlocks)
+    for (char32_t c = first; c < last; ++c) {
+      for (const char32_t part : {c, U'\u0301', c, U'\u0323', U'\u0301'}) append_utf8(text, part);
+    }
+  return text;
+}
+
 std::vector<std::vector<int32_t>> id_lists(int64_t size) {
   std::vector<std::vector<int32_t>> lists{{}, {0}, {static_cast<int32_t>(size - 1)}, {}, {}, {}};
   for (int64_t i = 0; i < std::min<int64_t>(size, 600); ++i) lists[3].push_back(static_cast<int32_t>(i));
@@ -102,6 +118,9 @@ void expect_equal(const Tokenizer& tokenizer, const Json& golden, const std::str
         << name << " text " << i << " '" << corpus()[i].substr(0, 200) << "'\n  ids " << shown(ids) << "\n  plain "
         << shown(plain) << "\n  decoded '" << text.substr(0, 200) << "'\n  skipped '" << skipped.substr(0, 200) << "'";
   }
+  if (golden.contains("unicode")) {
+    EXPECT_EQ(Digest32().add(tokenizer.encode(unicode_text(), false)).hex(), golden["unicode"]) << name << " unicode";
+  }
   const auto lists = id_lists(tokenizer.size());
   const auto expected_lists = words(golden["lists"]);
   ASSERT_EQ(expected_lists.size(), lists.size());
@@ -112,7 +131,8 @@ void expect_equal(const Tokenizer& tokenizer, const Json& golden, const std::str
 
 std::string component_json(const Json& models, const Json& golden) {
   Json json{{"version", "1.0"}};
-  for (const char* key : {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"}) json[key] = golden[key];
+  for (const char* key : {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"})
+    json[key] = golden[key];
   json["model"] = models[golden["model"].get<std::string>()];
   return json.dump();
 }
@@ -122,7 +142,8 @@ TEST(TokenizerGolden, EveryComponentEqualsTheReference) {
   const Json golden = read_json_file(kGolden / "components.json");
   for (const auto& [name, expected] : golden["cases"].items()) {
     try {
-      expect_equal(*tokenizer_from_json(component_json(models, expected), "", name), expected, name);
+      const std::string config = expected.contains("config") ? expected["config"].dump() : "";
+      expect_equal(*tokenizer_from_json(component_json(models, expected), config, name), expected, name);
     } catch (const Error& error) {
       ADD_FAILURE() << name << ": " << error.what();
     }
@@ -177,10 +198,28 @@ TEST(TokenizerGolden, SentencePieceModelsEqualTheReference) {
 }
 
 TEST(TokenizerGolden, TheSentencePieceModelsAtHandEqualTheReference) {
-  if (!fs::exists(kShared)) GTEST_SKIP() << "../shared/data is absent: the models of Llama and Mistral are not compared";
+  if (!fs::exists(kShared))
+    GTEST_SKIP() << "../shared/data is absent: the models of Llama and Mistral are not compared";
   const Json golden = read_json_file(kGolden / "sentencepiece.json");
   for (const auto& [name, expected] : golden["cases"].items())
-    if (name.find('/') != std::string::npos) expect_equal_to_sentencepiece(read_text_file(kShared / name), expected, name);
+    if (name.find('/') != std::string::npos)
+      expect_equal_to_sentencepiece(read_text_file(kShared / name), expected, name);
+}
+
+// Special tokens in a text are a matter of transformers, not of SentencePiece.
+TEST(TokenizerGolden, SpecialTokensInATextAreFoundAsTransformersFindThem) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "../shared/data is absent: the model of Llama 2 is not compared";
+  const Json golden = read_json_file(kGolden / "sentencepiece.json");
+  for (const auto& [name, expected] : golden["special"].items()) {
+    const std::string model = read_text_file(kShared / name);
+    const auto tokenizer =
+        tokenizer_from_sentencepiece(std::as_bytes(std::span(model)), expected["config"].dump(), name);
+    for (const Json& row : expected["texts"]) {
+      const auto ids = tokenizer->encode(row[0].get<std::string>());
+      EXPECT_EQ(ids, row[1].get<std::vector<int32_t>>()) << name << " '" << row[0] << "'";
+      EXPECT_EQ(tokenizer->decode(ids), row[2].get<std::string>()) << name;
+    }
+  }
 }
 
 }  // namespace
