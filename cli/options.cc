@@ -221,9 +221,9 @@ std::string program_help(std::span<const Operation> table) {
 }
 
 std::string command_help(const Operation& operation) {
-  std::string text = "Usage: " + usage_line(operation) + "\n\n" + std::string(operation.summary) + "\n\n";
+  std::string text = "Usage: " + usage_line(operation) + "\n\n" + std::string(operation.summary) + "\n";
   for (const ParamSpec& spec : operation.params)
-    if (spec.positional) text += help_entry(upper(spec.name), described(spec));
+    if (spec.positional) text += "\n" + help_entry(upper(spec.name), described(spec));
   text += "\nOptions:\n";
   for (const ParamSpec& spec : operation.params)
     if (!spec.positional) text += help_entry(option_form(spec), described(spec));

@@ -164,6 +164,7 @@ std::string to_text(const Json& json) {
   text += "tensors\n" + tensor_table(json["tensors"]);
   text += json["problems"].empty() ? "problems         none\n" : "problems\n";
   for (const Json& problem : json["problems"]) text += "  " + problem.get<std::string>() + "\n";
+  text.pop_back();  // whoever prints it ends the line
   return text;
 }
 
