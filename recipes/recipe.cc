@@ -48,7 +48,7 @@ class Reader {
   Reader(const fs::path& path, std::span<const Operation> table, const std::map<std::string, std::string>& settings)
       : path_(path), table_(table), settings_(settings) {}
 
-  Recipe read();
+  Recipe read(const std::string& text);
 
  private:
   using Entry = std::pair<YAML::Node, YAML::Node>;  // of a map, in the order of the file
@@ -271,8 +271,8 @@ void Reader::sort_stages() {
   }
 }
 
-Recipe Reader::read() {
-  const YAML::Node root = YAML::Load(read_text_file(path_));
+Recipe Reader::read(const std::string& text) {
+  const YAML::Node root = YAML::Load(text);
   recipe_.path = path_;
   read_top(root);
   read_variables(root["variables"] ? root["variables"] : YAML::Node(YAML::NodeType::Map));
@@ -288,8 +288,13 @@ Recipe Reader::read() {
 
 Recipe read_recipe(const fs::path& path, std::span<const Operation> table,
                    const std::map<std::string, std::string>& settings) {
+  return parse_recipe(read_text_file(path), path, table, settings);
+}
+
+Recipe parse_recipe(const std::string& text, const fs::path& path, std::span<const Operation> table,
+                    const std::map<std::string, std::string>& settings) {
   try {
-    return Reader(path, table, settings).read();
+    return Reader(path, table, settings).read(text);
   } catch (const YAML::Exception& e) {
     fail_usage("recipe", path.string() + ":" + std::to_string(e.mark.line + 1), e.msg);
   }

@@ -49,8 +49,11 @@ struct Recipe {
   std::vector<Gate> gates;
 };
 
-// `settings` replace the recipe's variables; a path among them is relative to the current directory.
+// `settings` replace the recipe's variables; a path among them is relative to the current directory. `text` is the
+// content of the file `path`, for the second form.
 Recipe read_recipe(const std::filesystem::path& path, std::span<const Operation> table,
                    const std::map<std::string, std::string>& settings);
+Recipe parse_recipe(const std::string& text, const std::filesystem::path& path, std::span<const Operation> table,
+                    const std::map<std::string, std::string>& settings);
 
 }  // namespace retort
