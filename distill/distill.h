@@ -22,8 +22,8 @@ struct DistillOptions {
   double minutes = 0;
   double temperature = 1, kl_weight = 1;                                        // loss.h
   double learning_rate = 1.5e-3, warmup = 0.05, weight_decay = 0.01, clip = 1;  // schedule.h, adamw.h
-  int64_t batch_tokens = 4096;        // of one step, over all its micro-batches
-  int64_t micro_batch_tokens = 1024;  // that go through the models together: bounds the memory for activations
+  int64_t batch_tokens = 2048;        // of one step, over all its micro-batches
+  int64_t micro_batch_tokens = 512;   // that go through the models together: bounds the memory for activations
   int64_t sequence_length = 0;        // of a window; 0: min(512, the models' context length)
   int64_t held_out = 32;              // windows at the end of the text, never trained on; at most a tenth of it
   int64_t evaluations = 4;            // on the held-out windows, evenly spread, besides the one at the start
