@@ -17,11 +17,12 @@ struct TypeRow {
 };
 
 constexpr std::array kTypes{
-    TypeRow{DType::kF64, 8, "f64", "F64", true},    TypeRow{DType::kF32, 4, "f32", "F32", true},
-    TypeRow{DType::kF16, 2, "f16", "F16", true},    TypeRow{DType::kBF16, 2, "bf16", "BF16", true},
-    TypeRow{DType::kI64, 8, "i64", "I64", false},   TypeRow{DType::kI32, 4, "i32", "I32", false},
-    TypeRow{DType::kI16, 2, "i16", "I16", false},   TypeRow{DType::kI8, 1, "i8", "I8", false},
-    TypeRow{DType::kU8, 1, "u8", "U8", false},      TypeRow{DType::kBool, 1, "bool", "BOOL", false},
+    TypeRow{DType::kF64, 8, "f64", "F64", true},  TypeRow{DType::kF32, 4, "f32", "F32", true},
+    TypeRow{DType::kF16, 2, "f16", "F16", true},  TypeRow{DType::kBF16, 2, "bf16", "BF16", true},
+    TypeRow{DType::kI64, 8, "i64", "I64", false}, TypeRow{DType::kI32, 4, "i32", "I32", false},
+    TypeRow{DType::kI16, 2, "i16", "I16", false}, TypeRow{DType::kI8, 1, "i8", "I8", false},
+    TypeRow{DType::kU8, 1, "u8", "U8", false},    TypeRow{DType::kBool, 1, "bool", "BOOL", false},
+    TypeRow{DType::kU32, 4, "u32", "U32", false},
 };
 
 const TypeRow& row(DType type) { return kTypes[static_cast<size_t>(type)]; }
@@ -96,6 +97,7 @@ void decode_to_f32(DType type, std::span<const std::byte> bytes, std::span<float
     case DType::kF64: return decode_as<double>(bytes, out, as_float);
     case DType::kI64: return decode_as<int64_t>(bytes, out, as_float);
     case DType::kI32: return decode_as<int32_t>(bytes, out, as_float);
+    case DType::kU32: return decode_as<uint32_t>(bytes, out, as_float);
     case DType::kI16: return decode_as<int16_t>(bytes, out, as_float);
     case DType::kI8: return decode_as<int8_t>(bytes, out, as_float);
     case DType::kU8:

@@ -9,12 +9,12 @@
 
 namespace retort {
 
-enum class DType : uint8_t { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
+enum class DType : uint8_t { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool, kU32 };
 
 size_t size_of(DType type);
-std::string_view name_of(DType type);                           // "f32", "bf16", ... as on the command line
-std::string_view safetensors_name(DType type);                  // "F32", "BF16", ...
-std::optional<DType> parse_dtype(std::string_view name);        // by name_of
+std::string_view name_of(DType type);                     // "f32", "bf16", ... as on the command line
+std::string_view safetensors_name(DType type);            // "F32", "BF16", ...
+std::optional<DType> parse_dtype(std::string_view name);  // by name_of
 std::optional<DType> parse_safetensors_dtype(std::string_view name);
 bool is_float(DType type);
 

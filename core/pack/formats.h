@@ -8,6 +8,8 @@ namespace retort {
 extern const PackedFormat kNativeFormat;                 // native.cc
 extern const PackedFormat kQ8Format, kQ4Format;          // blocks_format.cc
 extern const PackedFormat kGptqV1Format, kGptqV2Format;  // gptq.cc
+extern const PackedFormat kAwqFormat;                    // awq.cc
+extern const PackedFormat kMlxFormat;                    // mlx.cc
 extern const PackedFormat kMatMulNBitsFormat;            // matmulnbits.cc
 
 }  // namespace retort

@@ -2,38 +2,12 @@
 // [rows, groups]; with activation order, the group of each column.
 #include <cstring>
 
+#include "core/pack/bit_rows.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
 
 namespace retort {
 namespace {
-
-int64_t row_bytes_of(int64_t codes, int bits) { return (codes * bits + 7) / 8; }
-
-void pack_row(std::span<const uint8_t> codes, int bits, uint8_t* out) {
-  uint32_t pending = 0;
-  int filled = 0;
-  for (const uint8_t code : codes) {
-    pending |= static_cast<uint32_t>(code) << filled;
-    for (filled += bits; filled >= 8; filled -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
-  }
-  if (filled > 0) *out = static_cast<uint8_t>(pending);
-}
-
-void unpack_row(const uint8_t* packed, int bits, std::span<uint8_t> codes) {
-  const uint32_t mask = (1u << bits) - 1;
-  uint32_t pending = 0;
-  int filled = 0;
-  for (uint8_t& code : codes) {
-    if (filled < bits) {
-      pending |= static_cast<uint32_t>(*packed++) << filled;
-      filled += 8;
-    }
-    code = static_cast<uint8_t>(pending & mask);
-    pending >>= bits;
-    filled -= bits;
-  }
-}
 
 template <typename Codes>
 auto row_of(Codes& codes, int64_t row, int64_t cols) {

@@ -8,8 +8,8 @@
 namespace retort {
 
 std::span<const PackedFormat> packed_formats() {
-  static const std::array kFormats{kNativeFormat, kQ8Format,     kQ4Format,
-                                   kGptqV1Format, kGptqV2Format, kMatMulNBitsFormat};
+  static const std::array kFormats{kNativeFormat, kQ8Format,          kQ4Format,  kGptqV1Format,
+                                   kGptqV2Format, kMatMulNBitsFormat, kAwqFormat, kMlxFormat};
   return kFormats;
 }
 

@@ -31,11 +31,27 @@ inline const PackedPartView& require_part(std::span<const PackedPartView> parts,
   fail("unpack", subject, "the part '" + std::string(name) + "' is missing");
 }
 
+// The same where several types hold the values, as scales are F16, BF16 or F32 by the program that wrote them.
+inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name,
+                                          std::initializer_list<DType> dtypes, std::initializer_list<int64_t> shape,
+                                          std::string_view subject) {
+  const auto part = std::ranges::find(parts, name, &PackedPartView::name);
+  const bool other = part != parts.end() && std::ranges::find(dtypes, part->dtype) != dtypes.end();
+  return require_part(parts, name, other ? part->dtype : *dtypes.begin(), shape, subject);
+}
+
 // A copy as values of T: the bytes usually lie in a mapped file and are not aligned.
 template <typename T>
 std::vector<T> values_of(const PackedPartView& part) {
   std::vector<T> values(part.bytes.size() / sizeof(T));
   std::memcpy(values.data(), part.bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+// A copy of floating-point values of any type as float32.
+inline std::vector<float> floats_of(const PackedPartView& part) {
+  std::vector<float> values(part.bytes.size() / size_of(part.dtype));
+  decode_to_f32(part.dtype, part.bytes, values);
   return values;
 }
 

@@ -1,4 +1,5 @@
-// The layouts of GPTQ checkpoints and of MatMulNBits: words written by hand from their descriptions, and round trips.
+// The layouts of GPTQ and AWQ checkpoints, of MLX and of MatMulNBits: words written by hand from their descriptions,
+// and round trips.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -107,6 +108,124 @@ TEST(Gptq, UnpackChecksWhatItReads) {
   EXPECT_THROW(unpack(64), Error);  // a group that does not exist
   parts.pop_back();
   EXPECT_THROW(unpack(64), Error);
+}
+
+TEST(Awq, PacksCodesAlongTheOutputInItsOrder) {
+  QuantizedMatrix m = make_quantized(parse_scheme("int4-g8-sym"), 16, 8);
+  for (int64_t r = 0; r < 16; ++r)
+    for (int64_t c = 0; c < 8; ++c) m.codes[static_cast<size_t>(r * 8 + c)] = static_cast<uint8_t>(r < 8 ? r : c);
+  const auto parts = kAwqFormat.pack(m);
+  const auto words = part_values<uint32_t>(parts, "qweight");
+  ASSERT_EQ(words.size(), 16u);
+  for (size_t c = 0; c < 8; ++c) {
+    EXPECT_EQ(words[2 * c], 0x75316420u);
+    EXPECT_EQ(words[2 * c + 1], 0x11111111u * c);
+  }
+  EXPECT_THAT(part_values<uint32_t>(parts, "qzeros"), ElementsAre(0x88888888, 0x88888888));
+}
+
+TEST(Awq, PacksZerosAlongTheOutputAndScalesByGroup) {
+  QuantizedMatrix m = counting("int4-g8-asym", 8, 16);
+  for (size_t i = 0; i < m.zeros.size(); ++i) m.zeros[i] = static_cast<uint8_t>(i / 2 + (i % 2) * 8);
+  const auto parts = kAwqFormat.pack(m);
+  EXPECT_THAT(part_values<uint32_t>(parts, "qzeros"), ElementsAre(0x75316420, 0xFDB9ECA8));
+  const auto scales = part_values<uint16_t>(parts, "scales");
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(f16_to_f32(scales[i]), m.scales[i % 8 * 2 + i / 8]) << i;
+}
+
+TEST(Awq, KeepsEveryInteger) {
+  for (const char* scheme : {"int4-g128-sym", "int4-g32-asym", "int4-channel-asym", "q4_0"}) {
+    expect_round_trip(kAwqFormat, random_matrix(scheme, 96, 128));
+    expect_round_trip(kAwqFormat, random_matrix(scheme, 136, 256));
+  }
+}
+
+TEST(Awq, ReadsScalesOfEveryType) {
+  const QuantizedMatrix m = random_matrix("int4-g64-asym", 8, 64);
+  auto parts = kAwqFormat.pack(m);
+  for (const DType type : {DType::kBF16, DType::kF32}) {
+    parts[2].dtype = type;
+    parts[2].bytes.resize(8 * size_of(type));
+    encode_from_f32(type, m.scales, parts[2].bytes);
+    EXPECT_EQ(kAwqFormat.unpack(m.scheme, 8, 64, views(parts), "w").scales, m.scales);
+  }
+  parts[2].dtype = DType::kI32;
+  EXPECT_THROW(kAwqFormat.unpack(m.scheme, 8, 64, views(parts), "w"), Error);
+}
+
+TEST(Awq, RefusesWhatItCannotHold) {
+  EXPECT_THAT(kAwqFormat.refuses(random_matrix("int8-g32-sym", 8, 64)), HasSubstr("these have 8"));
+  EXPECT_THAT(kAwqFormat.refuses(random_matrix("int4-g32-sym", 12, 64)), HasSubstr("12 rows"));
+  QuantizedMatrix m = random_matrix("int4-g32-sym", 8, 64);
+  for (int32_t c = 0; c < 64; ++c) m.column_group.push_back(c % 2);
+  EXPECT_THAT(kAwqFormat.refuses(m), HasSubstr("activation order"));
+}
+
+TEST(Awq, UnpackChecksWhatItReads) {
+  const QuantizedMatrix m = random_matrix("int4-g32-sym", 8, 64);
+  auto parts = kAwqFormat.pack(m);
+  const auto unpack = [&](int64_t cols) { return kAwqFormat.unpack(m.scheme, 8, cols, views(parts), "w"); };
+  EXPECT_THROW(unpack(128), Error);
+  parts[1].bytes[0] = std::byte{0x78};
+  EXPECT_THROW(unpack(64), Error);  // a zero point that is not the middle
+  parts.erase(parts.begin() + 1);
+  EXPECT_THROW(unpack(64), Error);
+}
+
+TEST(Mlx, PacksCodesAlongTheInputLowBitsFirst) {
+  const auto parts = kMlxFormat.pack(counting("int4-g32-sym", 1, 32));
+  EXPECT_THAT(part_values<uint32_t>(parts, "weight"), ElementsAre(0x76543210, 0xFEDCBA98, 0x76543210, 0xFEDCBA98));
+  EXPECT_EQ(parts[0].shape, (std::vector<int64_t>{1, 4}));
+  EXPECT_THAT(part_values<uint16_t>(parts, "scales"), ElementsAre(0x3C00));
+  EXPECT_THAT(part_values<uint16_t>(parts, "biases"), ElementsAre(0xC800));  // -8
+}
+
+TEST(Mlx, Packs3BitCodesAcrossWords) {
+  QuantizedMatrix m = make_quantized(parse_scheme("int3-g32-sym"), 1, 32);
+  m.codes[10] = 7;  // bits 30 to 32
+  m.codes[21] = 5;  // bits 63 to 65
+  EXPECT_THAT(part_values<uint32_t>(kMlxFormat.pack(m), "weight"), ElementsAre(0xC0000000, 0x80000001, 0x2));
+}
+
+// 1 + 1/1024 times 3 takes 12 bits: f16 has 11.
+TEST(Mlx, WritesBiasesInF32WhereF16WouldRound) {
+  QuantizedMatrix m = counting("int4-g32-asym", 1, 64);
+  m.scales = {1.0f + 1.0f / 1024, 2.0f};
+  m.zeros = {3, 5};
+  const auto parts = kMlxFormat.pack(m);
+  EXPECT_THAT(part_values<float>(parts, "scales"), ElementsAre(1.0009765625f, 2.0f));
+  EXPECT_THAT(part_values<float>(parts, "biases"), ElementsAre(-3.0029296875f, -10.0f));
+}
+
+TEST(Mlx, KeepsEveryIntegerOfEveryWidth) {
+  for (const char* scheme : {"int2-g32-sym", "int3-g64-asym", "int3-g32-sym", "int4-g128-sym", "int4-g32-asym",
+                             "int8-g64-asym", "int8-g128-sym", "q4_0", "q8_0"})
+    expect_round_trip(kMlxFormat, random_matrix(scheme, 5, 384));
+}
+
+TEST(Mlx, RefusesWhatItCannotHold) {
+  EXPECT_THAT(kMlxFormat.refuses(random_matrix("int4-g16-sym", 8, 64)), HasSubstr("these have 16"));
+  EXPECT_THAT(kMlxFormat.refuses(random_matrix("int4-channel-sym", 8, 256)), HasSubstr("these have 256"));
+  EXPECT_EQ(kMlxFormat.refuses(random_matrix("int4-channel-sym", 8, 64)), "");
+  QuantizedMatrix m = random_matrix("int4-g32-asym", 8, 64);
+  m.scales[3] = 0;
+  m.zeros[3] = 2;
+  EXPECT_THAT(kMlxFormat.refuses(m), HasSubstr("scale 0"));
+  m.column_group.assign(64, 0);
+  EXPECT_THAT(kMlxFormat.refuses(m), HasSubstr("activation order"));
+}
+
+TEST(Mlx, UnpackChecksWhatItReads) {
+  const QuantizedMatrix m = random_matrix("int4-g32-asym", 8, 64);
+  auto parts = kMlxFormat.pack(m);
+  const auto unpack = [&](const char* scheme) {
+    return kMlxFormat.unpack(parse_scheme(scheme), 8, 64, views(parts), "w");
+  };
+  EXPECT_EQ(unpack("int4-g32-asym").zeros, m.zeros);
+  EXPECT_THROW(unpack("int4-g32-sym"), Error);
+  EXPECT_THROW(unpack("int4-g64-asym"), Error);
+  parts[2].bytes[0] ^= std::byte{1};
+  EXPECT_THROW(unpack("int4-g32-asym"), Error);  // a bias between two zero points
 }
 
 TEST(MatMulNBits, PacksTheLowNibbleFirst) {

@@ -1,0 +1,100 @@
+// The GEMM layout of AWQ checkpoints (AutoAWQ, awq/modules/linear/gemm.py): 4-bit codes and zero points in 32-bit
+// words along the OUTPUT, scales in f16. Nibble i of a word holds row 8w + kOrder[i]. Zero points are stored as they
+// are, and a symmetric matrix has the middle in all of them. Groups follow the order of the columns.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "core/pack/formats.h"
+#include "core/pack/parts.h"
+
+namespace retort {
+namespace {
+
+constexpr int kBits = 4;
+constexpr int64_t kPerWord = 8;
+constexpr std::array<int64_t, kPerWord> kOrder{0, 2, 4, 6, 1, 3, 5, 7};
+constexpr int64_t kTile = 16;  // words written together: one cache line
+
+// Calls body(line, word, place in the words) for words of `lines` lines of `words`, in an order that walks the rows
+// of the matrix and the lines of words in cache lines.
+template <typename Body>
+void for_words(int64_t lines, int64_t words, const Body& body) {
+  for (int64_t first = 0; first < words; first += kTile)
+    for (int64_t line = 0; line < lines; ++line)
+      for (int64_t w = first; w < std::min(first + kTile, words); ++w)
+        body(line, w, static_cast<size_t>(line * words + w));
+}
+
+// [lines, rows / 8] words of value(row, line).
+template <typename Value>
+std::vector<uint32_t> pack_words(int64_t rows, int64_t lines, const Value& value) {
+  std::vector<uint32_t> words(static_cast<size_t>(lines * rows / kPerWord));
+  for_words(lines, rows / kPerWord, [&](int64_t line, int64_t w, size_t at) {
+    uint32_t word = 0;
+    for (size_t i = 0; i < kOrder.size(); ++i)
+      word |= static_cast<uint32_t>(value(w * kPerWord + kOrder[i], line)) << (kBits * i);
+    words[at] = word;
+  });
+  return words;
+}
+
+// Calls take(row, line, value) for each value of [lines, rows / 8] words.
+template <typename Take>
+void unpack_words(const std::vector<uint32_t>& words, int64_t rows, int64_t lines, const Take& take) {
+  for_words(lines, rows / kPerWord, [&](int64_t line, int64_t w, size_t at) {
+    for (size_t i = 0; i < kOrder.size(); ++i)
+      take(w * kPerWord + kOrder[i], line, static_cast<uint8_t>(words[at] >> (kBits * i) & 15));
+  });
+}
+
+std::string refuses(const QuantizedMatrix& m) {
+  if (m.scheme.bits != kBits) return "the GEMM layout has 4-bit codes, and these have " + std::to_string(m.scheme.bits);
+  if (m.rows % kPerWord != 0) return "its " + std::to_string(m.rows) + " rows do not fill whole words of 8 codes";
+  if (!groups_in_order(m)) return "columns in activation order have no place in the GEMM layout";
+  return {};
+}
+
+std::vector<PackedPart> pack(const QuantizedMatrix& m) {
+  const int64_t rows = m.rows, groups = m.groups();
+  const auto code = [&](int64_t r, int64_t c) { return m.codes[static_cast<size_t>(r * m.cols + c)]; };
+  const auto zero = [&](int64_t r, int64_t g) { return m.zero(r, g); };
+  std::vector<uint16_t> scales(static_cast<size_t>(groups * rows));
+  for (size_t i = 0; i < scales.size(); ++i)
+    scales[i] = f32_to_f16(
+        m.scales[i % static_cast<size_t>(rows) * static_cast<size_t>(groups) + i / static_cast<size_t>(rows)]);
+  std::vector<PackedPart> parts;
+  parts.push_back(make_part("qweight", DType::kI32, {m.cols, rows / kPerWord}, pack_words(rows, m.cols, code)));
+  parts.push_back(make_part("qzeros", DType::kI32, {groups, rows / kPerWord}, pack_words(rows, groups, zero)));
+  parts.push_back(make_part("scales", DType::kF16, {groups, rows}, scales));
+  return parts;
+}
+
+QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+                       std::string_view subject) {
+  if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
+  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  if (const std::string reason = refuses(m); !reason.empty()) fail("unpack", subject, reason);
+  const int64_t groups = m.groups(), words = rows / kPerWord;
+  const auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {cols, words}, subject));
+  const auto zeros = values_of<uint32_t>(require_part(parts, "qzeros", DType::kI32, {groups, words}, subject));
+  const auto scales =
+      floats_of(require_part(parts, "scales", {DType::kF16, DType::kBF16, DType::kF32}, {groups, rows}, subject));
+  unpack_words(codes, rows, cols,
+               [&](int64_t r, int64_t c, uint8_t code) { m.codes[static_cast<size_t>(r * cols + c)] = code; });
+  unpack_words(zeros, rows, groups, [&](int64_t r, int64_t g, uint8_t zero) {
+    if (scheme.symmetric && zero != scheme.middle())
+      fail("unpack", subject, "the scheme is symmetric, and a zero point is not the middle");
+    const auto at = static_cast<size_t>(r * groups + g);
+    if (!scheme.symmetric) m.zeros[at] = zero;
+    m.scales[at] = scales[static_cast<size_t>(g * rows + r)];
+  });
+  check_matrix(m, subject);
+  return m;
+}
+
+}  // namespace
+
+const PackedFormat kAwqFormat{"awq", refuses, pack, unpack};
+
+}  // namespace retort
