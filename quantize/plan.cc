@@ -63,7 +63,7 @@ class Planner {
     if (!matrix) return tensor.scheme;
     if (rule.input != Input::kNone) return scheme_;
     // Embedding and head: what their readers look up or multiply in full width.
-    return scheme_.block == BlockType::kNone ? sixteen_bits(tensor) : parse_scheme("q8_0");
+    return scheme_.is_block() ? parse_scheme("q8_0") : sixteen_bits(tensor);
   }
 
   static TensorPlan fitted(TensorPlan plan) {

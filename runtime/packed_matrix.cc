@@ -19,8 +19,11 @@ constexpr size_t kCacheLine = 64, kHugePage = size_t{2} << 20;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
+// Other schemes are decoded to float32 when they are loaded.
+bool has_integer_tiles(const Scheme& scheme) { return scheme.is_dense() || scheme.is_plain(); }
+
 WeightType type_for(const Scheme& scheme, bool float_math) {
-  if (float_math) return WeightType::kF32;
+  if (float_math || !has_integer_tiles(scheme)) return WeightType::kF32;
   if (!scheme.is_dense()) return scheme.bits <= 4 ? WeightType::kInt4 : WeightType::kInt8;
   if (*scheme.dense == DType::kF16) return WeightType::kF16;
   return *scheme.dense == DType::kBF16 ? WeightType::kBF16 : WeightType::kF32;
@@ -80,7 +83,7 @@ void FreeAligned::operator()(std::byte* p) const {
 }
 
 PackedMatrix::PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads) {
-  if (tensor.scheme.is_dense() || float_math) {
+  if (type_for(tensor.scheme, float_math) == WeightType::kF32 || tensor.scheme.is_dense()) {
     type_ = type_for(tensor.scheme, float_math);
     rows_ = tensor.rows();
     cols_ = packed_cols_ = tensor.cols();

@@ -39,8 +39,8 @@ class AlignedBuffer {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Dense types keep their 16 or 32 bits; integer types of 2 to 4 bits become 4-bit tiles, 8 bits 8-bit tiles.
-  // With `float_math`, everything becomes float32.
+  // Dense types keep their 16 or 32 bits; integer types of 2 to 4 bits become 4-bit tiles, 5 to 8 bits 8-bit
+  // tiles; what has code books, minima or super-blocks becomes float32. With `float_math`, everything becomes float32.
   PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads);
   // An integer matrix; errors call it `name`.
   PackedMatrix(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads);

@@ -7,7 +7,6 @@
 #include "core/base/error.h"
 #include "core/checkpoint/gguf_model.h"
 #include "core/checkpoint/sources.h"
-#include "core/pack/ggml_blocks.h"
 #include "core/pack/packed_format.h"
 
 namespace fs = std::filesystem;
@@ -17,26 +16,18 @@ namespace {
 
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
-// How the elements of a ggml type are read: as a scheme of ours or, with `blocks`, decoded to float32.
-struct ReadAs {
-  Scheme scheme;
-  const GgmlBlock* blocks;
-};
-
 std::string type_name(const GgufTensorInfo& info) { return std::string(find_ggml_type(info.type)->name); }
 
-std::optional<ReadAs> read_as(const GgufTensorInfo& info) {
+// The scheme that a ggml type is; empty for types that are not read.
+std::optional<Scheme> scheme_of(const GgufTensorInfo& info) {
   std::string name = type_name(info);
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  if (const auto scheme = find_scheme(name)) return ReadAs{*scheme, nullptr};
-  if (const GgmlBlock* blocks = find_ggml_block(info.type)) return ReadAs{parse_scheme("f32"), blocks};
-  return std::nullopt;
+  return find_scheme(name);
 }
 
 struct Entry {
   const GgufTensorInfo* info;
-  const GgmlBlock* blocks;  // nullptr: stored in the tensor's own scheme
-  bool interleaved;         // rows of q and k in the order of ggml's rotary embedding
+  bool interleaved;  // rows of q and k in the order of ggml's rotary embedding
 };
 
 class GgufSource final : public ModelSource {
@@ -102,15 +93,14 @@ void GgufSource::add(const ExpectedTensor& expected) {
     fail("gguf", path_.string(),
          "the tensor '" + name + "' has the shape " + Json(info->shape).dump() + "; the metadata ask for " +
              Json(expected.shape).dump());
-  const auto as = read_as(*info);
-  if (!as)
+  const auto scheme = scheme_of(*info);
+  if (!scheme)
     fail("gguf", path_.string(), "the tensor '" + name + "' has the type " + type_name(*info) + ", which is not read");
   if (expected.shape.size() < 2 && find_ggml_type(info->type)->block_elements > 1)
     fail("gguf", path_.string(), "the vector '" + name + "' is quantized, which is not read");
   const bool rotary = expected.rule->role == Role::kQuery || expected.rule->role == Role::kKey;
-  entries_.emplace(expected.name, Entry{info, as->blocks, rotary && config_.family->gguf_interleaved_rope});
-  const std::string stored(as->blocks == nullptr ? "" : as->blocks->name);
-  tensors_.push_back({expected.name, expected.shape, as->scheme, info->bytes, stored});
+  entries_.emplace(expected.name, Entry{info, rotary && config_.family->gguf_interleaved_rope});
+  tensors_.push_back({expected.name, expected.shape, *scheme, info->bytes});
 }
 
 void GgufSource::list_extras() {
@@ -156,7 +146,6 @@ void GgufSource::read_f32(const ModelTensor& tensor, int64_t first, int64_t coun
   check_rows(tensor, first, count, out.size(), static_cast<size_t>(count * tensor.cols()));
   if (!tensor.scheme.is_dense()) return dequantize_rows(read_rows(tensor, first, count), 0, count, out);
   const std::vector<std::byte> rows = stored_rows(tensor, first, count);
-  if (const GgmlBlock* blocks = entry(tensor).blocks) return decode_blocks(*blocks, rows, out);
   decode_to_f32(*tensor.scheme.dense, rows, out);
 }
 
@@ -164,13 +153,7 @@ void GgufSource::read_dense(const ModelTensor& tensor, int64_t first, int64_t co
   if (!tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is quantized");
   const auto elements = static_cast<size_t>(count * tensor.cols());
   check_rows(tensor, first, count, out.size(), elements * size_of(*tensor.scheme.dense));
-  if (entry(tensor).blocks == nullptr) {
-    std::ranges::copy(stored_rows(tensor, first, count), out.begin());
-  } else {
-    std::vector<float> values(elements);
-    read_f32(tensor, first, count, values);
-    encode_from_f32(DType::kF32, values, out);
-  }
+  std::ranges::copy(stored_rows(tensor, first, count), out.begin());
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ void unpack_words(const std::vector<uint32_t>& words, int64_t rows, int64_t line
 }
 
 std::string refuses(const QuantizedMatrix& m) {
+  if (!m.scheme.is_plain()) return "the GEMM layout holds integers times one scale";
   if (m.scheme.bits != kBits) return "the GEMM layout has 4-bit codes, and these have " + std::to_string(m.scheme.bits);
   if (m.rows % kPerWord != 0) return "its " + std::to_string(m.rows) + " rows do not fill whole words of 8 codes";
   if (!groups_in_order(m)) return "columns in activation order have no place in the GEMM layout";

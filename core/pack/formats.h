@@ -6,7 +6,7 @@
 namespace retort {
 
 extern const PackedFormat kNativeFormat;                 // native.cc
-extern const PackedFormat kQ8Format, kQ4Format;          // blocks_format.cc
+std::vector<PackedFormat> block_formats();               // blocks_format.cc: a row for each of block_types()
 extern const PackedFormat kGptqV1Format, kGptqV2Format;  // gptq.cc
 extern const PackedFormat kAwqFormat;                    // awq.cc
 extern const PackedFormat kMlxFormat;                    // mlx.cc

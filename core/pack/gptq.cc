@@ -85,6 +85,7 @@ void read_zeros(QuantizedMatrix& m, std::vector<uint32_t> words, uint32_t zero_o
 }
 
 std::string refuses_shape(const QuantizedMatrix& m) {
+  if (!m.scheme.is_plain() || m.scheme.bits == 5) return "it holds integers of 2, 3, 4 or 8 bits times one scale";
   const auto whole = [&](int64_t values) { return values * m.scheme.bits % kWordBits == 0; };
   if (!whole(m.cols)) return "its " + std::to_string(m.cols) + " columns do not fill whole 32-bit words";
   if (!whole(m.rows)) return "its " + std::to_string(m.rows) + " rows do not fill whole 32-bit words of zero points";

@@ -39,6 +39,7 @@ Sizes sizes_of(const Scheme& scheme, int64_t cols) {
 }
 
 std::string refuses(const QuantizedMatrix& m) {
+  if (!m.scheme.is_plain()) return "MatMulNBits holds integers times one scale";
   if (!groups_in_order(m)) return "columns in activation order have no place in MatMulNBits";
   if (matmulnbits_layout(m.scheme, m.cols).block == 0)
     return "no block of 16 to 256 columns divides its groups of " + std::to_string(m.scheme.group);

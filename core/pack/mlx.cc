@@ -20,6 +20,7 @@ float bias_of(const QuantizedMatrix& m, size_t at) {
 }
 
 std::string refuses(const QuantizedMatrix& m) {
+  if (!m.scheme.is_plain()) return "MLX holds integers times one scale";
   const int64_t group = m.scheme.group_size(m.cols);
   if (group != 32 && group != 64 && group != 128)
     return "MLX has groups of 32, 64 or 128 columns, and these have " + std::to_string(group);

@@ -14,7 +14,9 @@ auto row_of(Codes& codes, int64_t row, int64_t cols) {
   return std::span(codes).subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
 }
 
-std::string refuses(const QuantizedMatrix&) { return {}; }
+std::string refuses(const QuantizedMatrix& m) {
+  return m.scheme.is_super_block() || m.scheme.has_minima() ? "GGUF blocks are stored as they are" : "";
+}
 
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   const int64_t row_bytes = row_bytes_of(m.cols, m.scheme.bits), groups = m.groups();
@@ -41,7 +43,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const auto* packed = reinterpret_cast<const uint8_t*>(codes.bytes.data());
   for (int64_t r = 0; r < rows; ++r) unpack_row(packed + r * row_bytes, scheme.bits, row_of(m.codes, r, cols));
   decode_to_f32(DType::kF16, scales.bytes, m.scales);
-  if (!scheme.symmetric)
+  if (scheme.has_zeros())
     m.zeros = values_of<uint8_t>(require_part(parts, "zeros", DType::kU8, {rows, groups}, subject));
   if (std::ranges::any_of(parts, [](const PackedPartView& part) { return part.name == "groups"; }))
     m.column_group = values_of<int32_t>(require_part(parts, "groups", DType::kI32, {cols}, subject));

@@ -1,15 +1,17 @@
 #include "core/pack/packed_format.h"
 
-#include <array>
-
 #include "core/base/error.h"
 #include "core/pack/formats.h"
 
 namespace retort {
 
 std::span<const PackedFormat> packed_formats() {
-  static const std::array kFormats{kNativeFormat, kQ8Format,          kQ4Format,  kGptqV1Format,
-                                   kGptqV2Format, kMatMulNBitsFormat, kAwqFormat, kMlxFormat};
+  static const std::vector<PackedFormat> kFormats = [] {
+    std::vector<PackedFormat> formats{kNativeFormat,      kGptqV1Format, kGptqV2Format,
+                                      kMatMulNBitsFormat, kAwqFormat,    kMlxFormat};
+    for (const PackedFormat& format : block_formats()) formats.push_back(format);
+    return formats;
+  }();
   return kFormats;
 }
 
@@ -20,7 +22,7 @@ const PackedFormat& packed_format(std::string_view name) {
 }
 
 const PackedFormat& storage_format(const Scheme& scheme) {
-  return packed_format(scheme.block == BlockType::kNone ? "native" : name_of(scheme));
+  return packed_format(scheme.is_block() ? name_of(scheme) : "native");
 }
 
 std::vector<PackedPartView> views_of(std::span<const PackedPart> parts) {

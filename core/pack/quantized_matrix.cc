@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/base/error.h"
+#include "core/pack/block_types.h"
 
 namespace retort {
 namespace {
@@ -13,6 +14,36 @@ namespace {
 template <typename T>
 bool all_equal(const std::vector<T>& values) {
   return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+}
+
+int64_t super_blocks(const QuantizedMatrix& m) { return m.cols / m.scheme.unit_size(m.cols); }
+
+bool all_f16(const std::vector<float>& values) {
+  return std::ranges::all_of(values, [](float v) { return f16_to_f32(f32_to_f16(v)) == v; });
+}
+
+bool all_finite(const std::vector<float>& values) {
+  return std::ranges::all_of(values, [](float v) { return std::isfinite(v); });
+}
+
+// The reason why the integers behind the scales cannot be right; empty when they can.
+std::string wrong_super_scales(const QuantizedMatrix& m) {
+  const BlockInfo& info = block_info(m.scheme.block);
+  const SuperScales& super = m.super;
+  const auto blocks = static_cast<size_t>(m.rows * super_blocks(m));
+  const size_t minima = m.scheme.has_minima() ? 1 : 0;
+  if (super.scales.size() != blocks || super.minima.size() != blocks * minima ||
+      super.scale_codes.size() != m.scales.size() || super.minimum_codes.size() != m.scales.size() * minima)
+    return "the number of super-block scales does not fit the shape";
+  const auto bad_scale = [&](int8_t code) { return code < info.least_scale || code > info.most_scale; };
+  const auto bad_minimum = [&](uint8_t code) { return code > info.most_minimum; };
+  if (std::ranges::any_of(super.scale_codes, bad_scale) || std::ranges::any_of(super.minimum_codes, bad_minimum))
+    return "the integer of a scale is out of range";
+  if (!all_f16(super.scales) || !all_f16(super.minima)) return "the scale of a super-block is not an f16 value";
+  QuantizedMatrix expanded = m;
+  expand_super_scales(expanded, 0, m.rows);
+  return expanded.scales == m.scales && expanded.minima == m.minima ? ""
+                                                                    : "scales do not follow from their super-blocks";
 }
 
 }  // namespace
@@ -23,19 +54,38 @@ QuantizedMatrix make_quantized(const Scheme& scheme, int64_t rows, int64_t cols)
   const auto scales = static_cast<size_t>(rows * m.groups());
   m.codes.resize(static_cast<size_t>(rows * cols));
   m.scales.resize(scales);
-  if (!scheme.symmetric) m.zeros.resize(scales);
+  if (scheme.has_zeros()) m.zeros.resize(scales);
+  if (scheme.has_minima()) m.minima.resize(scales);
+  if (!scheme.is_super_block()) return m;
+  const auto blocks = static_cast<size_t>(rows * super_blocks(m));
+  m.super.scales.resize(blocks);
+  m.super.scale_codes.resize(scales);
+  if (scheme.has_minima()) m.super.minima.resize(blocks), m.super.minimum_codes.resize(scales);
   return m;
+}
+
+void expand_super_scales(QuantizedMatrix& m, int64_t first, int64_t count) {
+  const int64_t per_block = m.scheme.unit_size(m.cols) / m.scheme.group_size(m.cols), groups = m.groups();
+  for (auto g = static_cast<size_t>(first * groups); g < static_cast<size_t>((first + count) * groups); ++g) {
+    const size_t block = g / static_cast<size_t>(per_block);
+    m.scales[g] = m.super.scales[block] * static_cast<float>(m.super.scale_codes[g]);
+    if (!m.minima.empty()) m.minima[g] = m.super.minima[block] * static_cast<float>(m.super.minimum_codes[g]);
+  }
 }
 
 void dequantize_rows(const QuantizedMatrix& m, int64_t first, int64_t count, std::span<float> out) {
   const int64_t groups = m.groups();
+  const std::span<const float> levels = levels_of(m.scheme.book);
   for (int64_t r = 0; r < count; ++r) {
     const uint8_t* codes = m.codes.data() + (first + r) * m.cols;
     const float* scales = m.scales.data() + (first + r) * groups;
+    const float* minima = m.minima.empty() ? nullptr : m.minima.data() + (first + r) * groups;
     float* values = out.data() + r * m.cols;
     for (int64_t c = 0; c < m.cols; ++c) {
       const int64_t group = m.group_of(c);
-      values[c] = scales[group] * static_cast<float>(codes[c] - m.zero(first + r, group));
+      const float level = levels.empty() ? static_cast<float>(codes[c] - m.zero(first + r, group)) : levels[codes[c]];
+      values[c] = scales[group] * level;
+      if (minima != nullptr) values[c] -= minima[group];
     }
   }
 }
@@ -46,14 +96,15 @@ void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
   if (!m.scheme.fits(m.cols)) bad("the group size does not divide the row length");
   if (m.codes.size() != static_cast<size_t>(m.rows * m.cols)) bad("the number of codes does not fit the shape");
   if (m.scales.size() != scales) bad("the number of scales does not fit the shape");
-  if (m.scheme.symmetric ? !m.zeros.empty() : m.zeros.size() != scales) bad("the number of zero points is wrong");
+  if (m.zeros.size() != (m.scheme.has_zeros() ? scales : 0)) bad("the number of zero points is wrong");
+  if (m.minima.size() != (m.scheme.has_minima() ? scales : 0)) bad("the number of minima is wrong");
   const auto above = [&](uint8_t code) { return code > m.scheme.max_code(); };
-  if (std::any_of(m.codes.begin(), m.codes.end(), above)) bad("a code is out of range");
-  if (std::any_of(m.zeros.begin(), m.zeros.end(), above)) bad("a zero point is out of range");
-  if (!std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return std::isfinite(s); }))
-    bad("a scale is not finite");
-  if (!std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return f16_to_f32(f32_to_f16(s)) == s; }))
-    bad("a scale is not an f16 value");
+  if (std::ranges::any_of(m.codes, above)) bad("a code is out of range");
+  if (std::ranges::any_of(m.zeros, above)) bad("a zero point is out of range");
+  if (!all_finite(m.scales) || !all_finite(m.minima)) bad("a scale is not finite");
+  if (!m.scheme.is_super_block() && !(all_f16(m.scales) && all_f16(m.minima))) bad("a scale is not an f16 value");
+  if (m.scheme.is_super_block())
+    if (const std::string reason = wrong_super_scales(m); !reason.empty()) bad(reason.c_str());
   if (m.scheme.granularity == Granularity::kTensor && !(all_equal(m.scales) && all_equal(m.zeros)))
     bad("the rows of a matrix with one scale for the tensor have different ones");
   if (m.column_group.empty()) return;
@@ -62,15 +113,31 @@ void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
     if (group < 0 || group >= m.groups()) bad("a group index is out of range");
 }
 
+namespace {
+
+// Rows of `width` values each, in the order given.
+template <typename T>
+void permute(std::vector<T>& values, std::span<const int64_t> order) {
+  if (values.empty()) return;
+  const size_t width = values.size() / order.size();
+  std::vector<T> out(values.size());
+  for (size_t r = 0; r < order.size(); ++r)
+    std::copy_n(values.begin() + order[r] * static_cast<int64_t>(width), width, out.begin() + r * width);
+  values = std::move(out);
+}
+
+}  // namespace
+
 QuantizedMatrix permute_rows(const QuantizedMatrix& m, std::span<const int64_t> order) {
   QuantizedMatrix out = m;
-  const int64_t groups = m.groups();
-  for (int64_t r = 0; r < m.rows; ++r) {
-    const int64_t from = order[static_cast<size_t>(r)];
-    std::copy_n(m.codes.begin() + from * m.cols, m.cols, out.codes.begin() + r * m.cols);
-    std::copy_n(m.scales.begin() + from * groups, groups, out.scales.begin() + r * groups);
-    if (!m.zeros.empty()) std::copy_n(m.zeros.begin() + from * groups, groups, out.zeros.begin() + r * groups);
-  }
+  permute(out.codes, order);
+  permute(out.scales, order);
+  permute(out.zeros, order);
+  permute(out.minima, order);
+  permute(out.super.scales, order);
+  permute(out.super.minima, order);
+  permute(out.super.scale_codes, order);
+  permute(out.super.minimum_codes, order);
   return out;
 }
 

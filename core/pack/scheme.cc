@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/pack/block_types.h"
 
 namespace retort {
 namespace {
@@ -15,9 +16,14 @@ struct NamedScheme {
   Scheme scheme;
 };
 
-constexpr Scheme block_scheme(BlockType block, int bits, int64_t group) {
-  return {
-      .bits = bits, .granularity = Granularity::kGroup, .group = group, .symmetric = true, .block = block, .dense = {}};
+Scheme block_scheme(const BlockInfo& info) {
+  return {.bits = info.bits,
+          .granularity = Granularity::kGroup,
+          .group = info.group,
+          .symmetric = info.symmetric,
+          .block = info.type,
+          .dense = {},
+          .book = info.book};
 }
 constexpr Scheme dense_scheme(DType type, int bits) {
   return {.bits = bits,
@@ -28,14 +34,18 @@ constexpr Scheme dense_scheme(DType type, int bits) {
           .dense = type};
 }
 
-// Names that are not of the form intB-G-S.
-constexpr std::array kNamed{
-    NamedScheme{"q8_0", block_scheme(BlockType::kQ8_0, 8, 32)},
-    NamedScheme{"q4_0", block_scheme(BlockType::kQ4_0, 4, 32)},
+constexpr std::array kDense{
     NamedScheme{"f16", dense_scheme(DType::kF16, 16)},
     NamedScheme{"bf16", dense_scheme(DType::kBF16, 16)},
     NamedScheme{"f32", dense_scheme(DType::kF32, 32)},
 };
+
+// Names that are not of the form intB-G-S or nf4-G.
+std::vector<NamedScheme> named_schemes() {
+  std::vector<NamedScheme> named(kDense.begin(), kDense.end());
+  for (const BlockInfo& info : block_types()) named.push_back({info.name, block_scheme(info)});
+  return named;
+}
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
@@ -72,20 +82,50 @@ std::optional<Scheme> parse_integer_scheme(std::string_view text) {
   return scheme;
 }
 
+std::optional<Scheme> parse_nf4_scheme(std::string_view text) {
+  if (!text.starts_with("nf4-")) return std::nullopt;
+  Scheme scheme{.dense = {}, .book = CodeBook::kNf4};
+  return parse_granularity(text.substr(4), scheme) ? std::optional(scheme) : std::nullopt;
+}
+
 std::vector<std::string> example_names() {
-  std::vector<std::string> names;
-  for (const NamedScheme& named : kNamed) names.emplace_back(named.name);
+  std::vector<std::string> names{"nf4-g64"};
+  for (const NamedScheme& named : named_schemes()) names.emplace_back(named.name);
   for (const char* bits : {"int2", "int3", "int4", "int8"})
     for (const char* group : {"g32", "g64", "g128", "channel", "tensor"})
       for (const char* symmetry : {"sym", "asym"}) names.push_back(std::string(bits) + "-" + group + "-" + symmetry);
   return names;
 }
 
+constexpr std::array<float, 16> kNf4Levels{-1.0f,
+                                           -0.6961928009986877f,
+                                           -0.5250730514526367f,
+                                           -0.39491748809814453f,
+                                           -0.28444138169288635f,
+                                           -0.18477343022823334f,
+                                           -0.09105003625154495f,
+                                           0.0f,
+                                           0.07958029955625534f,
+                                           0.16093020141124725f,
+                                           0.24611230194568634f,
+                                           0.33791524171829224f,
+                                           0.44070982933044434f,
+                                           0.5626170039176941f,
+                                           0.7229568362236023f,
+                                           1.0f};
+constexpr std::array<float, 16> kIq4Levels{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
 }  // namespace
 
+std::span<const float> levels_of(CodeBook book) {
+  if (book == CodeBook::kLinear) return {};
+  return book == CodeBook::kNf4 ? kNf4Levels : kIq4Levels;
+}
+
 std::optional<Scheme> find_scheme(std::string_view text) {
-  for (const NamedScheme& named : kNamed)
+  for (const NamedScheme& named : named_schemes())
     if (named.name == text) return named.scheme;
+  if (const auto scheme = parse_nf4_scheme(text)) return scheme;
   return parse_integer_scheme(text);
 }
 
@@ -96,17 +136,21 @@ Scheme parse_scheme(std::string_view text) {
 }
 
 std::string name_of(const Scheme& scheme) {
-  for (const NamedScheme& named : kNamed)
+  for (const NamedScheme& named : named_schemes())
     if (named.scheme == scheme) return std::string(named.name);
   const std::string group = scheme.granularity == Granularity::kGroup     ? "g" + std::to_string(scheme.group)
                             : scheme.granularity == Granularity::kChannel ? "channel"
                                                                           : "tensor";
+  if (scheme.book == CodeBook::kNf4) return "nf4-" + group;
   return "int" + std::to_string(scheme.bits) + "-" + group + (scheme.symmetric ? "-sym" : "-asym");
 }
 
 Scheme fallback_scheme(const Scheme& scheme) {
   if (scheme.is_dense()) return scheme;
-  if (scheme.block != BlockType::kNone) return parse_scheme("f16");
+  if (scheme.is_block()) {
+    const BlockType narrow = block_info(scheme.block).narrow;
+    return narrow == BlockType::kNone ? parse_scheme("f16") : block_scheme(block_info(narrow));
+  }
   Scheme by_channel = scheme;
   by_channel.granularity = Granularity::kChannel;
   by_channel.group = 0;
@@ -115,6 +159,10 @@ Scheme fallback_scheme(const Scheme& scheme) {
 
 double bits_per_weight(const Scheme& scheme, int64_t rows, int64_t cols) {
   if (scheme.is_dense()) return static_cast<double>(size_of(*scheme.dense)) * 8;
+  if (scheme.is_block()) {
+    const BlockInfo& info = block_info(scheme.block);
+    return static_cast<double>(info.bytes * 8) / static_cast<double>(info.elements);
+  }
   const int64_t row_bits = (cols * scheme.bits + 7) / 8 * 8 + scheme.groups(cols) * (scheme.symmetric ? 16 : 24);
   return static_cast<double>(rows * row_bits) / static_cast<double>(rows * cols);
 }
