@@ -20,9 +20,10 @@ namespace retort {
 
 struct ExportOptions {
   std::string format;
-  std::optional<DType> type;   // every tensor dense in this type (f32, f16, bf16); none: the model's own
-  bool fallback_f16 = false;   // a tensor that the format cannot hold is written in f16 instead of refused
-  int64_t accuracy_level = 0;  // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
+  std::optional<DType> type;          // every tensor dense in this type (f32, f16, bf16); none: the model's own
+  bool fallback_f16 = false;          // a tensor that the format cannot hold is written in f16 instead of refused
+  std::string operators = "contrib";  // onnx: "contrib" (ONNX Runtime's own where they are faster) or "standard"
+  int64_t accuracy_level = 0;         // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
 };
 
 // How one tensor will be written.

@@ -1,27 +1,31 @@
 // ONNX for ONNX Runtime: model.onnx, its weights in model.onnx.data, and the tokenizer's files.
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/pack/dequantizelinear.h"
 #include "core/pack/packed_format.h"
 #include "export/formats.h"
+#include "export/onnx/attention.h"
 #include "export/onnx/decoder_graph.h"
+#include "export/onnx/genai_config.h"
 #include "export/tensors.h"
 
 namespace retort {
 namespace {
 
 constexpr const char* kDataFile = "model.onnx.data";
+constexpr std::string_view kTransposed = "dequantizelinear";
 constexpr uint64_t kAlignment = 64;  // of each tensor in the data file
 
 class OnnxExporter : public ArtifactWriter {
  public:
   OnnxExporter(const ModelSource& source, const ExportOptions& options)
-      : source_(source), accuracy_level_(options.accuracy_level) {
+      : source_(source), operators_(parse_operators(options.operators)), accuracy_level_(options.accuracy_level) {
     if (accuracy_level_ < 0 || accuracy_level_ > 4)
       fail_usage("options", "--accuracy-level", "it is " + std::to_string(accuracy_level_) + ", outside 0 to 4");
   }
 
-  std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {
-    return packed_format("matmulnbits").refuses(matrix);
+  std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& matrix) const override {
+    return layout_of(planned).refuses(matrix);
   }
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
@@ -30,7 +34,8 @@ class OnnxExporter : public ArtifactWriter {
     OnnxWeights weights;
     for (const PlannedTensor& planned : plan)
       weights[planned.tensor->name] = planned.dense ? parse_scheme(name_of(*planned.dense)) : planned.tensor->scheme;
-    build_onnx_decoder(graph_, source_.config(), weights, accuracy_level_);
+    const OnnxWeightNodes nodes(graph_, source_.config(), weights, operators_, accuracy_level_);
+    build_onnx_decoder(graph_, source_.config(), nodes, operators_);
     for (const std::string& note : fallback_notes(plan))
       notes_.emplace_back("retort.fallback." + std::to_string(notes_.size()), note);
   }
@@ -40,12 +45,19 @@ class OnnxExporter : public ArtifactWriter {
     if (planned.dense) {
       begin_tensor();
       stream_dense(source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { data_->write(bytes); });
-      return end_tensor(tensor.name, *planned.dense, tensor.shape);
+      return end_tensor(tensor.name, onnx_type(*planned.dense), tensor.shape);
     }
-    for (const PackedPart& part : packed_format("matmulnbits").pack(source_.read_quantized(tensor))) {
+    const bool transposed = layout_of(planned).name == kTransposed;
+    for (const PackedPart& part : layout_of(planned).pack(source_.read_quantized(tensor))) {
       begin_tensor();
       data_->write(part.bytes);
-      end_tensor(tensor.name + "." + std::string(part.name), part.dtype, part.shape);
+      const std::string name = tensor.name + "." + std::string(part.name);
+      if (transposed && part.dtype == DType::kU8)
+        end_tensor(name, type_of_codes(tensor.scheme), transposed_shape(tensor, part.name == "codes"));
+      else
+        end_tensor(name, onnx_type(part.dtype), part.shape);
+      if (planned.rule->role == Role::kEmbedding && part.name == "codes")
+        end_tensor(tensor.name + kOnnxRows, OnnxType::kU8, {part.shape[0], part.shape[1] * part.shape[2]});
     }
   }
 
@@ -54,18 +66,37 @@ class OnnxExporter : public ArtifactWriter {
     graph_.save(directory_ / "model.onnx", notes_);
     write_side_files(source_, directory_);
     write_text_file(directory_ / "config.json", plain_config(source_.config()).dump(2) + "\n");
+    write_text_file(directory_ / "genai_config.json",
+                    genai_config(source_, operators_, accuracy_level_).dump(2) + "\n");
   }
 
  private:
+  static OnnxOperators parse_operators(std::string_view name) {
+    return name == "standard" ? OnnxOperators::kStandard : OnnxOperators::kContrib;
+  }
+  const PackedFormat& layout_of(const PlannedTensor& planned) const {
+    return packed_format(onnx_layout(operators_, planned.rule->role));
+  }
+  static OnnxType type_of_codes(const Scheme& scheme) {
+    if (scheme.bits <= 4) return scheme.symmetric ? OnnxType::kI4 : OnnxType::kU4;
+    return scheme.symmetric ? OnnxType::kI8 : OnnxType::kU8;
+  }
+  // Of codes, or of zero points.
+  static std::vector<int64_t> transposed_shape(const ModelTensor& tensor, bool codes) {
+    const int64_t cols = tensor.cols(), block = dequantize_block(tensor.scheme, cols);
+    return {codes ? cols : (cols + block - 1) / block, tensor.rows()};
+  }
+
   void begin_tensor() {
     data_->pad_to(kAlignment);
     begin_ = data_->position();
   }
-  void end_tensor(const std::string& name, DType type, const std::vector<int64_t>& shape) {
+  void end_tensor(const std::string& name, OnnxType type, const std::vector<int64_t>& shape) {
     graph_.external(name, type, shape, kDataFile, begin_, data_->position() - begin_);
   }
 
   const ModelSource& source_;
+  OnnxOperators operators_;
   int64_t accuracy_level_;
   std::filesystem::path directory_;
   std::unique_ptr<OutputFile> data_;

@@ -11,5 +11,6 @@ extern const PackedFormat kGptqV1Format, kGptqV2Format;  // gptq.cc
 extern const PackedFormat kAwqFormat;                    // awq.cc
 extern const PackedFormat kMlxFormat;                    // mlx.cc
 extern const PackedFormat kMatMulNBitsFormat;            // matmulnbits.cc
+extern const PackedFormat kDequantizeLinearFormat;       // dequantizelinear.cc
 
 }  // namespace retort

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kMinBlock = 16, kMaxBlock = 256;
 
-// What is added to a code: a symmetric 3-bit code in 4 bits moves to the middle that the operator assumes.
+// What is added to a code: a symmetric code of 3 or 5 bits moves to the middle that the operator assumes.
 int code_shift(const Scheme& scheme, int bits) { return scheme.symmetric ? (1 << (bits - 1)) - scheme.middle() : 0; }
 
 // A row of `bits`-bit values, low bits first; 8 is a multiple of bits.
@@ -101,7 +101,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
 
 MatMulNBitsLayout matmulnbits_layout(const Scheme& scheme, int64_t cols) {
   MatMulNBitsLayout layout;
-  layout.bits = scheme.bits == 3 ? 4 : scheme.bits;
+  layout.bits = scheme.bits <= 2 ? 2 : scheme.bits <= 4 ? 4 : 8;
   // A channel's scale serves any block; 32 wastes the least where the last block is padded.
   const int64_t unit = scheme.granularity == Granularity::kGroup ? scheme.group : std::gcd(cols, int64_t{128});
   const int64_t power = unit & -unit;  // the largest power of two that divides it

@@ -7,8 +7,8 @@ namespace retort {
 
 std::span<const PackedFormat> packed_formats() {
   static const std::vector<PackedFormat> kFormats = [] {
-    std::vector<PackedFormat> formats{kNativeFormat,      kGptqV1Format, kGptqV2Format,
-                                      kMatMulNBitsFormat, kAwqFormat,    kMlxFormat};
+    std::vector<PackedFormat> formats{kNativeFormat, kGptqV1Format, kGptqV2Format,          kMatMulNBitsFormat,
+                                      kAwqFormat,    kMlxFormat,    kDequantizeLinearFormat};
     for (const PackedFormat& format : block_formats()) formats.push_back(format);
     return formats;
   }();

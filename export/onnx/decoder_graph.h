@@ -1,25 +1,16 @@
-// The decoder as an ONNX graph with a key-value cache: standard operators, and MatMulNBits for integer weights.
-// Weights are named by their Hugging Face tensor names; of an integer weight the parts carry the suffixes below.
+// The decoder as an ONNX graph with a key-value cache, in one of two operator sets.
+// Inputs and outputs: input_ids, attention_mask and position_ids, [batch, ...] as transformers makes them, with the
+// padding wherever the mask says; past_key_values.N.key and .value, present.N.key and .value; logits.
 #pragma once
 
-#include <map>
-#include <string>
-
 #include "core/arch/model_config.h"
-#include "core/pack/scheme.h"
 #include "export/onnx/graph.h"
+#include "export/onnx/weights.h"
 
 namespace retort {
 
-inline constexpr const char* kOnnxCodes = ".codes";
-inline constexpr const char* kOnnxScales = ".scales";
-inline constexpr const char* kOnnxZeros = ".zeros";
-
-// The scheme in which each tensor of expected_tensors(config) is stored, by name.
-using OnnxWeights = std::map<std::string, Scheme>;
-
-// Adds inputs, nodes and outputs; the caller adds the weights. `accuracy_level` is that of every MatMulNBits.
-void build_onnx_decoder(OnnxGraph& graph, const ModelConfig& config, const OnnxWeights& weights,
-                        int64_t accuracy_level);
+// Adds inputs, nodes and outputs; the caller adds the weights.
+void build_onnx_decoder(OnnxGraph& graph, const ModelConfig& config, const OnnxWeightNodes& weights,
+                        OnnxOperators operators);
 
 }  // namespace retort

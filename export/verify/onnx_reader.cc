@@ -1,4 +1,5 @@
-// The weights of an exported ONNX directory, by the definition of MatMulNBits in ONNX Runtime's operator list.
+// The weights of an exported ONNX directory, by the definitions of the operators that use them: MatMulNBits and
+// GatherBlockQuantized in ONNX Runtime's list, DequantizeLinear in ONNX's.
 #include <cstring>
 
 #include "core/base/error.h"
@@ -10,19 +11,26 @@ namespace retort {
 namespace {
 
 constexpr const char* kDataFile = "model.onnx.data";
+constexpr int64_t kU8 = 2, kI8 = 3, kU4 = 21, kI4 = 22;  // TensorProto.DataType
 
 std::optional<DType> type_of(int64_t onnx_number) {
   switch (onnx_number) {
     case 1: return DType::kF32;
-    case 2: return DType::kU8;
     case 10: return DType::kF16;
     case 16: return DType::kBF16;
     default: return std::nullopt;
   }
 }
 
-struct Blocks {
-  int64_t bits, block, count;  // of a row
+// Where the code, scale and zero point of a weight's element lie, and how they are read.
+struct Layout {
+  int64_t bits = 0, block = 0, blocks = 0;
+  bool is_signed = false;    // codes are levels already
+  int64_t row = 0, col = 1;  // distances of neighbours in the codes, in elements
+  int64_t scale_row = 0, scale_col = 1;
+  int64_t zero_row = 0, zero_col = 1;
+  int64_t code_type = kU8;
+  std::vector<int64_t> code_dims, scale_dims, zero_dims;
 };
 
 class OnnxArtifact : public ArtifactReader {
@@ -30,8 +38,11 @@ class OnnxArtifact : public ArtifactReader {
   explicit OnnxArtifact(const std::filesystem::path& directory)
       : label_((directory / "model.onnx").string()),
         data_(directory / kDataFile),
-        list_(parse_onnx_weights(MappedFile(directory / "model.onnx").bytes(), label_)),
-        files_(read_side_files(directory)) {}
+        parts_(parse_onnx_parts(MappedFile(directory / "model.onnx").bytes(), label_)),
+        files_(read_side_files(directory)) {
+    for (const OnnxNode& node : parts_.nodes)
+      for (const std::string& input : node.inputs) users_[input].push_back(&node);
+  }
 
   std::string_view format() const override { return "onnx"; }
   std::span<const SideFile> side_files() const override { return files_; }
@@ -39,7 +50,7 @@ class OnnxArtifact : public ArtifactReader {
   std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
-    if (list_.initializers.contains(expected.name + ".codes")) return read_integers(expected);
+    if (parts_.initializers.contains(expected.name + ".codes")) return read_integers(expected);
     const OnnxInitializer& weight = require(expected, expected.name);
     const auto type = type_of(weight.data_type);
     if (!type || weight.dims != expected.shape)
@@ -49,8 +60,8 @@ class OnnxArtifact : public ArtifactReader {
 
  private:
   const OnnxInitializer& require(const ExpectedTensor& expected, const std::string& name) const {
-    const auto found = list_.initializers.find(name);
-    if (found == list_.initializers.end()) fail_artifact(expected, "the artifact has no " + name);
+    const auto found = parts_.initializers.find(name);
+    if (found == parts_.initializers.end()) fail_artifact(expected, "the artifact has no " + name);
     return found->second;
   }
 
@@ -62,72 +73,145 @@ class OnnxArtifact : public ArtifactReader {
   }
 
   // A part of an integer weight: its bytes, when type and shape are those that the operator asks for.
-  std::span<const std::byte> part(const ExpectedTensor& expected, const char* suffix, DType type,
-                                  const std::vector<int64_t>& shape) const {
+  std::span<const std::byte> part(const ExpectedTensor& expected, const char* suffix, int64_t type, int64_t bits,
+                                  const std::vector<int64_t>& dims) const {
     const OnnxInitializer& weight = require(expected, expected.name + suffix);
-    size_t bytes = size_of(type);
-    for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+    int64_t elements = 1;
+    for (const int64_t size : dims) elements *= size;
     const auto data = bytes_of(expected, weight);
-    if (type_of(weight.data_type) != type || weight.dims != shape || data.size() != bytes)
-      fail_artifact(expected, std::string(suffix) + " has another type or shape than MatMulNBits needs");
+    if (weight.data_type != type || weight.dims != dims ||
+        data.size() != static_cast<size_t>((elements * bits + 7) / 8))
+      fail_artifact(expected, std::string(suffix) + " has another type or shape than its operator needs");
     return data;
   }
 
-  // From the operators that use the weight, which must agree with its shape; an embedding may have none.
-  Blocks blocks_of(const ExpectedTensor& expected) const {
-    const OnnxInitializer& codes = require(expected, expected.name + ".codes");
-    if (codes.dims.size() != 3) fail_artifact(expected, "its codes have not three dimensions");
-    const int64_t count = codes.dims[1], bytes = codes.dims[2], cols = cols_of(expected);
-    for (const int64_t bits : {8, 4, 2}) {
-      const int64_t block = bytes * 8 / bits;
-      if (block < 16 || block > 256 || (cols + block - 1) / block != count || !used_as(expected, bits, block)) continue;
-      return {bits, block, count};
-    }
-    fail_artifact(expected, "the operators that use it say another width, block or shape than its codes have");
+  bool has_zeros(const ExpectedTensor& expected) const {
+    return parts_.initializers.contains(expected.name + ".zeros");
   }
 
-  bool used_as(const ExpectedTensor& expected, int64_t bits, int64_t block) const {
-    const std::map<std::string, int64_t> right{
-        {"K", cols_of(expected)}, {"N", rows_of(expected)}, {"bits", bits}, {"block_size", block}};
-    for (const OnnxIntegerProduct& product : list_.products) {
-      if (product.inputs.size() < 3 || product.inputs[1] != expected.name + ".codes") continue;
-      for (const auto& [name, value] : right)
-        if (!product.attributes.contains(name) || product.attributes.at(name) != value) return false;
-      const bool zeros = list_.initializers.contains(expected.name + ".zeros");
-      if (product.inputs[2] != expected.name + ".scales" || product.inputs.size() != (zeros ? 4 : 3)) return false;
-      if (zeros && product.inputs[3] != expected.name + ".zeros") return false;
+  // Whether every node of that type which reads `weight` has these attributes, and scales and zero points beside it.
+  bool used_as(const ExpectedTensor& expected, const char* type, const std::string& weight, size_t first_part,
+               const std::map<std::string, int64_t>& attributes) const {
+    const auto users = users_.find(weight);
+    if (users == users_.end()) return false;
+    const std::string zeros = has_zeros(expected) ? expected.name + ".zeros" : std::string();
+    for (const OnnxNode* node : users->second) {
+      if (node->type != type) return false;
+      for (const auto& [name, value] : attributes)
+        if (!node->integers.contains(name) || node->integers.at(name) != value) return false;
+      const auto input = [&](size_t i) { return i < node->inputs.size() ? node->inputs[i] : std::string(); };
+      if (input(first_part) != expected.name + ".scales" || input(first_part + 1) != zeros) return false;
     }
     return true;
   }
 
-  static int value_at(std::span<const std::byte> row, int64_t index, int64_t bits) {
+  [[noreturn]] static void fail_use(const ExpectedTensor& expected) {
+    fail_artifact(expected, "the operators that use it say another width, block or shape than its codes have");
+  }
+
+  // [out, blocks, bytes]: MatMulNBits, and for an embedding also its rows. The arithmetic of standard operators on an
+  // embedding is not followed.
+  Layout blob_layout(const ExpectedTensor& expected, const OnnxInitializer& codes) const {
+    const int64_t rows = rows_of(expected), cols = cols_of(expected);
+    const int64_t count = codes.dims[1], bytes = codes.dims[2];
+    for (const int64_t bits : {8, 4, 2}) {
+      const int64_t block = bytes * 8 / bits;
+      if (block < 16 || block > 256 || (cols + block - 1) / block != count) continue;
+      if (!blob_used_as(expected, codes, bits, block)) continue;
+      const int64_t per_byte = 8 / bits, zero_bytes = (count + per_byte - 1) / per_byte;
+      Layout layout{.bits = bits,
+                    .block = block,
+                    .blocks = count,
+                    .row = count * block,
+                    .scale_row = count,
+                    .zero_row = zero_bytes * per_byte,
+                    .code_dims = {rows, count, bytes},
+                    .scale_dims = {rows, count},
+                    .zero_dims = {rows, zero_bytes}};
+      return layout;
+    }
+    fail_use(expected);
+  }
+
+  bool blob_used_as(const ExpectedTensor& expected, const OnnxInitializer& codes, int64_t bits, int64_t block) const {
+    const std::string rows_name = expected.name + ".rows";
+    const auto rows = parts_.initializers.find(rows_name);
+    const bool gathered = users_.contains(rows_name);
+    if (gathered && (rows == parts_.initializers.end() || rows->second.offset != codes.offset ||
+                     rows->second.length != codes.length || rows->second.data_type != kU8 ||
+                     rows->second.dims != std::vector{codes.dims[0], codes.dims[1] * codes.dims[2]} ||
+                     !used_as(expected, "GatherBlockQuantized", rows_name, 2,
+                              {{"bits", bits}, {"block_size", block}, {"gather_axis", 0}, {"quantize_axis", 1}})))
+      return false;
+    const std::string name = expected.name + ".codes";
+    const bool arithmetic = expected.rule->role == Role::kEmbedding && !gathered;
+    if (arithmetic || !users_.contains(name)) return arithmetic || gathered;
+    return used_as(expected, "MatMulNBits", name, 2,
+                   {{"K", cols_of(expected)}, {"N", rows_of(expected)}, {"bits", bits}, {"block_size", block}});
+  }
+
+  // [in, out]: DequantizeLinear in blocks along the input.
+  Layout column_layout(const ExpectedTensor& expected, const OnnxInitializer& codes) const {
+    const int64_t rows = rows_of(expected), cols = cols_of(expected);
+    const auto users = users_.find(expected.name + ".codes");
+    if (users == users_.end() || !users->second.front()->integers.contains("block_size")) fail_use(expected);
+    const int64_t block = users->second.front()->integers.at("block_size");
+    const int64_t type = codes.data_type, bits = type == kU4 || type == kI4 ? 4 : 8;
+    const bool is_signed = type == kI4 || type == kI8;
+    if ((!is_signed && type != kU4 && type != kU8) || is_signed == has_zeros(expected) || block < 1 || block > cols ||
+        !used_as(expected, "DequantizeLinear", expected.name + ".codes", 1, {{"axis", 0}, {"block_size", block}}))
+      fail_use(expected);
+    const int64_t count = (cols + block - 1) / block;
+    return {.bits = bits,
+            .block = block,
+            .blocks = count,
+            .is_signed = is_signed,
+            .row = 1,
+            .col = rows,
+            .scale_row = 1,
+            .scale_col = rows,
+            .zero_row = 1,
+            .zero_col = rows,
+            .code_type = type,
+            .code_dims = {cols, rows},
+            .scale_dims = {count, rows},
+            .zero_dims = {count, rows}};
+  }
+
+  static int value_at(std::span<const std::byte> values, int64_t index, int64_t bits) {
     const int64_t per_byte = 8 / bits;
-    const int byte = std::to_integer<int>(row[static_cast<size_t>(index / per_byte)]);
+    const int byte = std::to_integer<int>(values[static_cast<size_t>(index / per_byte)]);
     return (byte >> (bits * (index % per_byte))) % (1 << bits);
   }
 
   ArtifactTensor read_integers(const ExpectedTensor& expected) const {
-    const auto [bits, block, count] = blocks_of(expected);
+    const OnnxInitializer& stored = require(expected, expected.name + ".codes");
+    if (stored.dims.size() != 2 && stored.dims.size() != 3)
+      fail_artifact(expected, "its codes have not two or three dimensions");
+    const Layout at = stored.dims.size() == 3 ? blob_layout(expected, stored) : column_layout(expected, stored);
     ArtifactTensor tensor;
     tensor.rows = rows_of(expected);
     tensor.cols = cols_of(expected);
-    tensor.groups = count;
-    const int64_t row_bytes = count * block * bits / 8, zero_bytes = (count * bits + 7) / 8;
-    const auto codes = part(expected, ".codes", DType::kU8, {tensor.rows, count, block * bits / 8});
-    const auto scales = part(expected, ".scales", DType::kF32, {tensor.rows, count});
+    tensor.groups = at.blocks;
+    const int64_t unit = at.code_dims.size() == 3 ? 8 : at.bits;  // of an element in the dimensions, in bits
+    const auto codes = part(expected, ".codes", at.code_type, unit, at.code_dims);
+    const auto scales = part(expected, ".scales", 1, 32, at.scale_dims);
     std::span<const std::byte> zeros;
-    if (list_.initializers.contains(expected.name + ".zeros"))
-      zeros = part(expected, ".zeros", DType::kU8, {tensor.rows, zero_bytes});
-    for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / block));
-    tensor.levels.resize(static_cast<size_t>(tensor.rows * tensor.cols));
+    if (has_zeros(expected)) zeros = part(expected, ".zeros", at.code_type, unit, at.zero_dims);
+    const int half = 1 << (at.bits - 1);
+    for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / at.block));
+    tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
     for (int64_t r = 0; r < tensor.rows; ++r)
       for (int64_t c = 0; c < tensor.cols; ++c) {
-        const int zero = zeros.empty() ? 1 << (bits - 1)
-                                       : value_at(zeros.subspan(static_cast<size_t>(r * zero_bytes)), c / block, bits);
-        tensor.levels[static_cast<size_t>(r * tensor.cols + c)] =
-            static_cast<int16_t>(value_at(codes.subspan(static_cast<size_t>(r * row_bytes)), c, bits) - zero);
+        const int code = value_at(codes, r * at.row + c * at.col, at.bits);
+        const int zero = zeros.empty() ? half : value_at(zeros, r * at.zero_row + c / at.block * at.zero_col, at.bits);
+        const int level = at.is_signed ? (code ^ half) - half : code - zero;
+        tensor.levels.push_back(static_cast<int16_t>(level));
       }
-    for (int64_t i = 0; i < tensor.rows * count; ++i) tensor.scales.push_back(scale_bits(expected, scales, i));
+    tensor.scales.reserve(static_cast<size_t>(tensor.rows * at.blocks));
+    for (int64_t r = 0; r < tensor.rows; ++r)
+      for (int64_t b = 0; b < at.blocks; ++b)
+        tensor.scales.push_back(scale_bits(expected, scales, r * at.scale_row + b * at.scale_col));
     return tensor;
   }
 
@@ -143,7 +227,8 @@ class OnnxArtifact : public ArtifactReader {
 
   std::string label_;
   MappedFile data_;
-  OnnxWeightList list_;
+  OnnxParts parts_;
+  std::map<std::string, std::vector<const OnnxNode*>> users_;  // of each value
   std::vector<SideFile> files_;
 };
 

@@ -1,13 +1,15 @@
 #include "export/verify/onnx_wire.h"
 
 #include <charconv>
+#include <cstring>
+#include <optional>
 
 #include "core/base/error.h"
 
 namespace retort {
 namespace {
 
-// One field of a message: a varint's value, or the bytes of a length-delimited field. Fixed-width ones are skipped.
+// One field of a message: a varint's value, or the bytes of any other.
 struct Field {
   uint64_t number = 0;
   enum class Kind { kVarint, kBytes, kFixed } kind = Kind::kVarint;
@@ -33,7 +35,7 @@ class Message {
         break;
       case 1:
         field.kind = Field::Kind::kFixed;
-        take(8);
+        field.bytes = take(8);
         break;
       case 2:
         field.kind = Field::Kind::kBytes;
@@ -41,7 +43,7 @@ class Message {
         break;
       case 5:
         field.kind = Field::Kind::kFixed;
-        take(4);
+        field.bytes = take(4);
         break;
       default: fail("onnx", label_, "it holds a field of an unknown kind");
     }
@@ -75,11 +77,11 @@ class Parser {
  public:
   explicit Parser(std::string_view label) : label_(label) {}
 
-  OnnxWeightList model(std::span<const std::byte> bytes) {
+  OnnxParts model(std::span<const std::byte> bytes) {
     for_fields(bytes, [&](const Field& field) {
       if (field.number == 7) graph(field.bytes);  // ModelProto.graph
     });
-    return std::move(list_);
+    return std::move(parts_);
   }
 
  private:
@@ -97,24 +99,29 @@ class Parser {
   }
 
   void node(std::span<const std::byte> bytes) {
-    OnnxIntegerProduct product;
-    std::string type;
+    OnnxNode node;
     for_fields(bytes, [&](const Field& field) {
-      if (field.number == 1) product.inputs.push_back(field.text());
-      if (field.number == 4) type = field.text();
-      if (field.number == 5) attribute(field.bytes, product);
+      if (field.number == 1) node.inputs.push_back(field.text());
+      if (field.number == 2) node.outputs.push_back(field.text());
+      if (field.number == 3) node.name = field.text();
+      if (field.number == 4) node.type = field.text();
+      if (field.number == 5) attribute(field.bytes, node);
     });
-    if (type == "MatMulNBits") list_.products.push_back(std::move(product));
+    parts_.nodes.push_back(std::move(node));
   }
 
-  void attribute(std::span<const std::byte> bytes, OnnxIntegerProduct& product) {
+  void attribute(std::span<const std::byte> bytes, OnnxNode& node) {
     std::string name;
-    int64_t value = 0;
+    std::optional<int64_t> integer;
+    std::optional<float> number;
     for_fields(bytes, [&](const Field& field) {
       if (field.number == 1) name = field.text();
-      if (field.number == 3) value = static_cast<int64_t>(field.value);
+      if (field.number == 2 && field.bytes.size() == sizeof(float))
+        std::memcpy(&number.emplace(), field.bytes.data(), sizeof(float));
+      if (field.number == 3) integer = static_cast<int64_t>(field.value);
     });
-    product.attributes[name] = value;
+    if (number) node.numbers[name] = *number;
+    if (integer) node.integers[name] = *integer;
   }
 
   void initializer(std::span<const std::byte> bytes) {
@@ -124,9 +131,10 @@ class Parser {
       if (field.number == 1) dimensions(field, tensor.dims);
       if (field.number == 2) tensor.data_type = static_cast<int64_t>(field.value);
       if (field.number == 8) name = field.text();
+      if (field.number == 9) tensor.raw = field.text();
       if (field.number == 13) external(field.bytes, tensor);
     });
-    if (!list_.initializers.emplace(name, std::move(tensor)).second)
+    if (!parts_.initializers.emplace(name, std::move(tensor)).second)
       fail("onnx", label_, "the weight '" + name + "' is given twice");
   }
 
@@ -153,12 +161,12 @@ class Parser {
   }
 
   std::string_view label_;
-  OnnxWeightList list_;
+  OnnxParts parts_;
 };
 
 }  // namespace
 
-OnnxWeightList parse_onnx_weights(std::span<const std::byte> model, std::string_view label) {
+OnnxParts parse_onnx_parts(std::span<const std::byte> model, std::string_view label) {
   return Parser(label).model(model);
 }
 

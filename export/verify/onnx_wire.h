@@ -1,4 +1,5 @@
-// Reads of an ONNX model what verify compares, from the protobuf wire format itself: no generated code.
+// Reads of an ONNX model the weights and nodes that verify follows, from the protobuf wire format itself: no generated
+// code.
 #pragma once
 
 #include <cstdint>
@@ -17,20 +18,22 @@ struct OnnxInitializer {
   std::vector<int64_t> dims;
   std::string location;  // file of the data; empty: inside the model
   uint64_t offset = 0, length = 0;
+  std::string raw;  // the data, when they lie inside the model
 };
 
-// One MatMulNBits.
-struct OnnxIntegerProduct {
-  std::vector<std::string> inputs;
-  std::map<std::string, int64_t> attributes;  // K, N, bits, block_size
+struct OnnxNode {
+  std::string name, type;
+  std::vector<std::string> inputs, outputs;
+  std::map<std::string, int64_t> integers;  // attributes
+  std::map<std::string, float> numbers;
 };
 
-struct OnnxWeightList {
+struct OnnxParts {
   std::map<std::string, OnnxInitializer> initializers;
-  std::vector<OnnxIntegerProduct> products;
+  std::vector<OnnxNode> nodes;
 };
 
 // Hostile bytes are an Error naming `label`. The fuzz target's entry.
-OnnxWeightList parse_onnx_weights(std::span<const std::byte> model, std::string_view label);
+OnnxParts parse_onnx_parts(std::span<const std::byte> model, std::string_view label);
 
 }  // namespace retort

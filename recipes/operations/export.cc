@@ -25,6 +25,10 @@ constexpr std::array kParams{
     ParamSpec{"fallback", ParamType::kText, "none",
               "f16: write what the format cannot hold exactly in 16 bit, and end with exit code 3", false, false,
               "none|f16"},
+    ParamSpec{
+        "operators", ParamType::kText, "contrib",
+        "onnx: contrib uses ONNX Runtime's MatMulNBits and GroupQueryAttention, standard only ONNX's own operators",
+        false, false, "contrib|standard"},
     ParamSpec{"accuracy-level",
               ParamType::kInteger,
               "0",
@@ -60,6 +64,7 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   export_format(options.format);  // a wrong name is told before the model is opened
   if (params.has("type")) options.type = parse_dtype(params.text("type"));
   options.fallback_f16 = params.text("fallback") == "f16";
+  options.operators = params.text("operators");
   options.accuracy_level = params.integer("accuracy-level");
   const auto source = open_model(params.path("model"));
   const ExportSummary summary = export_model(*source, output, options, context);

@@ -1,10 +1,12 @@
-"""ONNX Runtime runs what `retort export --format onnx` writes: prefill, cached steps and padded batches."""
+"""ONNX Runtime and onnxruntime-genai run what `retort export --format onnx` writes, in both sets of operators: prefill,
+cached steps, padded batches, generation."""
 import json
 import unittest
 
 import numpy as np
 import onnx
 import onnxruntime
+import onnxruntime_genai
 from safetensors.numpy import load_file
 
 import common
@@ -12,6 +14,51 @@ from common import retort
 
 TOLERANCE = 1e-5  # of the largest logit: both sides compute in float32
 INT8_ACTIVATIONS = 3e-2  # with --accuracy-level 4
+OPERATORS = ("contrib", "standard")
+
+
+def nodes_of(directory):
+    return onnx.load(directory / "model.onnx", load_external_data=False).graph.node
+
+
+def decoded_weights(directory):
+    """Every integer weight as float32 [out, in], by the definitions of the operators that use it."""
+    graph = onnx.load(directory / "model.onnx", load_external_data=False).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+
+    def values(name):  # of a part: codes and zero points as one integer each
+        place = {entry.key: entry.value for entry in stored[name].external_data}
+        data = np.fromfile(directory / place["location"], np.uint8, int(place["length"]), offset=int(place["offset"]))
+        kind, dims = stored[name].data_type, list(stored[name].dims)
+        if kind == onnx.TensorProto.FLOAT:
+            return data.view(np.float32).reshape(dims)
+        if kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+            data = np.stack([data & 15, data >> 4], -1).ravel()[:np.prod(dims)].reshape(dims)
+            return np.where(data > 7, data.astype(np.int32) - 16, data) if kind == onnx.TensorProto.INT4 else data
+        return (data.view(np.int8) if kind == onnx.TensorProto.INT8 else data).reshape(dims)
+
+    def split(packed, bits, count):  # the last axis of bytes into values, low bits first
+        parts = [packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+        return np.stack(parts, -1).reshape(*packed.shape[:-1], -1)[..., :count].astype(np.int32)
+
+    weights = {}
+    for node in graph.node:
+        attributes = {a.name: a.i for a in node.attribute}
+        if node.op_type == "MatMulNBits":
+            bits, block = attributes["bits"], attributes["block_size"]
+            codes, scales = split(values(node.input[1]), bits, block), values(node.input[2])
+            zeros = 1 << (bits - 1)
+            if len(node.input) > 3 and node.input[3]:
+                zeros = split(values(node.input[3]), bits, scales.shape[1])[..., None]
+            rows = ((codes - zeros).astype(np.float32) * scales[..., None]).reshape(len(scales), -1)
+            weights[node.input[1].removesuffix(".codes")] = rows[:, :attributes["K"]]
+        elif node.op_type == "DequantizeLinear":
+            codes = values(node.input[0]).astype(np.int32)
+            zeros = values(node.input[2]).astype(np.int32) if len(node.input) > 2 else 0
+            spread = lambda part: np.repeat(part, attributes["block_size"], 0)[:len(codes)] if np.ndim(part) else part
+            weights[node.input[0].removesuffix(".codes")] = (
+                (codes - spread(zeros)).astype(np.float32) * spread(values(node.input[1]))).T
+    return weights
 
 
 class Decoder:
@@ -19,6 +66,8 @@ class Decoder:
         onnx.checker.check_model(str(directory / "model.onnx"), full_check=True)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # Without this, DequantizeLinear and MatMul are fused into a MatMulNBits that rounds activations to 8 bits.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(directory / "model.onnx"), options)
         config = json.loads((directory / "config.json").read_text())
@@ -76,6 +125,22 @@ class Case(unittest.TestCase):
     def close(self, actual, expected, tolerance=TOLERANCE):
         self.assertLess(np.abs(actual - expected).max(), tolerance * np.abs(expected).max())
 
+    def check_generation(self, directory, model, ids, count=16):
+        """onnxruntime-genai chooses the tokens that our float logits choose."""
+        loaded = onnxruntime_genai.Model(str(directory))
+        params = onnxruntime_genai.GeneratorParams(loaded)
+        params.set_search_options(max_length=len(ids) + count, do_sample=False)
+        generator = onnxruntime_genai.Generator(loaded, params)
+        generator.append_tokens(np.array(ids, np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+        tokens = [int(token) for token in generator.get_sequence(0)]
+        self.assertEqual(tokens[:len(ids)], ids)
+        ours = common.logits(model, tokens)[len(ids) - 1:-1].argmax(1)
+        self.assertEqual(tokens[len(ids):], ours.tolist())
+        self.assertGreater(len(ours), 0)
+        return loaded
+
     def check(self, directory, ids, expected):
         decoder = Decoder(directory)
         self.assertEqual([i.name for i in decoder.session.get_inputs()][:3], ["input_ids", "attention_mask", "position_ids"])
@@ -89,22 +154,43 @@ class Teacher(Case):
     def test_schemes(self):
         ids = common.tokenize(common.TEACHER, common.PROMPT)
         for scheme in ("int4-g128-sym", "int4-g32-asym", "int8-channel-sym", "int3-g64-asym", "int2-g32-sym", "q4_0", "q8_0"):
-            with self.subTest(scheme=scheme):
-                model = common.quantized(common.TEACHER, self.dir / scheme, scheme)
-                directory = common.exported(model, self.dir / f"{scheme}.onnx", "--format", "onnx")
-                decoder = self.check(directory, ids, common.logits(model, ids))
-                nodes = [n for n in onnx.load(directory / "model.onnx", load_external_data=False).graph.node
-                         if n.op_type == "MatMulNBits"]
-                self.assertGreaterEqual(len(nodes), 6 * 7)
-                if scheme == "int4-g128-sym":
-                    self.assertEqual({a.i for n in nodes for a in n.attribute if a.name == "block_size"}, {128})
-                    self.check_greedy(model, decoder, ids)
+            model = common.quantized(common.TEACHER, self.dir / scheme, scheme)
+            dense = common.exported(model, self.dir / f"{scheme}.hf", "--format", "hf", "--type", "f32")
+            dense, expected = load_file(dense / "model.safetensors"), common.logits(model, ids)
+            for operators in OPERATORS:
+                with self.subTest(scheme=scheme, operators=operators):
+                    directory = common.exported(model, self.dir / f"{scheme}.{operators}", "--format", "onnx",
+                                                "--operators", operators)
+                    decoder = self.check(directory, ids, expected)
+                    weights = decoded_weights(directory)
+                    self.assertGreaterEqual(len(weights), 6 * 7)
+                    for name, weight in weights.items():
+                        np.testing.assert_array_equal(weight, dense[name])
+                    if scheme == "int4-g128-sym":
+                        self.check_greedy(model, decoder, ids)
+                        self.check_generation(directory, model, ids)
+                        self.check_operators(directory, operators)
+
+    def check_operators(self, directory, operators):
+        nodes = nodes_of(directory)
+        if operators == "standard":
+            self.assertEqual({n.op_type for n in nodes if n.domain}, set())
+            return
+        self.assertEqual({a.i for n in nodes if n.op_type == "MatMulNBits" for a in n.attribute if a.name == "block_size"}, {128})
+        self.assertEqual(sum(n.op_type == "GroupQueryAttention" for n in nodes), 6)
 
     def check_greedy(self, model, decoder, ids):
         """Greedy tokens are those of our own float logits."""
         tokens = decoder.greedy(ids, 16)
         ours = common.logits(model, ids + tokens)[len(ids) - 1:-1].argmax(1)
         self.assertEqual(tokens, ours.tolist())
+
+    def test_tokenizer_of_genai(self):
+        model = common.quantized(common.TEACHER, self.dir / "tokenizer", "int4")
+        loaded = onnxruntime_genai.Model(str(common.exported(model, self.dir / "tokenizer.onnx", "--format", "onnx")))
+        tokenizer = onnxruntime_genai.Tokenizer(loaded)
+        for text in (common.PROMPT, common.HARD_TEXT):
+            self.assertEqual(list(tokenizer.encode(text)), common.tokenize(model, text))
 
     def test_int8_activations(self):
         ids = common.tokenize(common.TEACHER, common.PROMPT)
@@ -139,15 +225,23 @@ class Families(Case):
             golden = load_file(family / "golden.safetensors")
             ids = golden["input_ids"][0].tolist()
             model = common.family_model(family, self.dir / family.name)
-            with self.subTest(family=family.name, kind="float"):
-                directory = common.exported(model, self.dir / f"{family.name}.onnx", "--format", "onnx")
-                decoder = self.check(directory, ids, golden["logits"][0])
-                steps = golden["step_logits"][0]
-                self.close(decoder.steps(ids, len(ids) - len(steps))[-len(steps):], steps)
-            with self.subTest(family=family.name, kind="int4"):
-                solved = common.quantized(model, self.dir / f"{family.name}.int4", "int4-channel-sym")
-                directory = common.exported(solved, self.dir / f"{family.name}.int4.onnx", "--format", "onnx")
-                self.check(directory, ids, common.logits(solved, ids))
+            scheme = "q8_0" if "tied" in family.name else "int4-channel-sym"
+            solved = common.quantized(model, self.dir / f"{family.name}.{scheme}", scheme)
+            for operators in OPERATORS:
+                with self.subTest(family=family.name, kind="float", operators=operators):
+                    directory = self.export(model, f"{family.name}.{operators}", operators)
+                    decoder = self.check(directory, ids, golden["logits"][0])
+                    steps = golden["step_logits"][0]
+                    self.close(decoder.steps(ids, len(ids) - len(steps))[-len(steps):], steps)
+                    self.check_generation(directory, model, ids, 8)
+                with self.subTest(family=family.name, kind=scheme, operators=operators):
+                    directory = self.export(solved, f"{family.name}.{scheme}.{operators}", operators)
+                    self.check(directory, ids, common.logits(solved, ids))
+                    if operators == "contrib":
+                        self.check_generation(directory, solved, ids, 8)
+
+    def export(self, model, name, operators):
+        return common.exported(model, self.dir / f"{name}.onnx", "--format", "onnx", "--operators", operators)
 
 
 if __name__ == "__main__":

@@ -256,10 +256,43 @@ TEST(MatMulNBits, ChoosesTheBlockByTheGroup) {
 
 TEST(MatMulNBits, KeepsEveryIntegerOfEveryWidth) {
   for (const char* scheme : {"int2-g32-sym", "int3-g48-asym", "int3-g32-sym", "int4-g128-sym", "int4-g48-asym",
-                             "int8-g64-sym", "int8-channel-asym", "q4_0", "q8_0"})
+                             "int8-g64-sym", "int8-channel-asym", "q4_0", "q8_0", "q5_0"})
     expect_round_trip(kMatMulNBitsFormat, random_matrix(scheme, 5, 384));
   for (const char* scheme : {"int4-channel-sym", "int3-channel-asym", "int8-tensor-sym"})
     expect_round_trip(kMatMulNBitsFormat, random_matrix(scheme, 5, 172));
+}
+
+TEST(DequantizeLinear, StoresTheInputFirstAndSymmetricCodesSigned) {
+  QuantizedMatrix m = counting("int4-g16-sym", 3, 16);  // codes of column c: c, c + 16, c + 32, all modulo 16
+  const auto parts = kDequantizeLinearFormat.pack(m);
+  const auto codes = part_values<uint8_t>(parts, "codes");
+  ASSERT_EQ(codes.size(), 24u);
+  EXPECT_THAT(std::vector(codes.begin(), codes.begin() + 5), ElementsAre(0x88, 0x98, 0x99, 0xAA, 0xBA));
+  EXPECT_THAT(part_values<float>(parts, "scales"), ElementsAre(1.0f, 1.0f + 1.0f / 64, 1.0f + 2.0f / 64));
+  EXPECT_EQ(parts.size(), 2u);
+}
+
+TEST(DequantizeLinear, StoresZerosUnsigned) {
+  QuantizedMatrix m = counting("int4-g16-asym", 3, 32);
+  m.zeros = {1, 2, 3, 4, 5, 6};  // row by row; stored block by block
+  const auto parts = kDequantizeLinearFormat.pack(m);
+  EXPECT_THAT(part_values<uint8_t>(parts, "zeros"), ElementsAre(0x31, 0x25, 0x64));
+  EXPECT_EQ(part_values<uint8_t>(parts, "codes")[2], 0x11);
+}
+
+TEST(DequantizeLinear, KeepsEveryIntegerOfEveryWidthAndGroup) {
+  for (const char* scheme :
+       {"int2-g32-sym", "int3-g48-asym", "int3-g32-sym", "int4-g128-sym", "int4-g48-asym", "int8-g64-sym",
+        "int8-channel-asym", "q4_0", "q8_0", "q5_0", "int4-g24-sym", "int4-g8-asym"})
+    expect_round_trip(kDequantizeLinearFormat, random_matrix(scheme, 5, 384));
+  for (const char* scheme : {"int4-channel-sym", "int3-channel-asym", "int8-tensor-sym"})
+    expect_round_trip(kDequantizeLinearFormat, random_matrix(scheme, 5, 172));
+}
+
+TEST(DequantizeLinear, RefusesActivationOrder) {
+  QuantizedMatrix m = random_matrix("int4-g32-sym", 8, 64);
+  for (int32_t c = 0; c < 64; ++c) m.column_group.push_back(c % 2);
+  EXPECT_THAT(kDequantizeLinearFormat.refuses(m), HasSubstr("activation order"));
 }
 
 TEST(MatMulNBits, RefusesActivationOrder) {

@@ -74,18 +74,20 @@ TEST(ExportFormats, NamesTheNearestThatIsThere) {
 struct Case {
   const char *format, *scheme;
   bool everything = false;
+  const char* operators = "contrib";
 };
 
 class HoldsExactly : public ::testing::TestWithParam<Case> {};
 
 TEST_P(HoldsExactly, AndVerifyProvesIt) {
-  const auto [format, scheme, everything] = GetParam();
+  const auto [format, scheme, everything, operators] = GetParam();
   for (const char* family : {"llama", "qwen3"}) {
     TempDir dir;
     TinyModel model = shape();
     model.model_type = family;
     const auto source = quantized_model(dir.path(), model, scheme, everything);
-    const Exported made = export_to(dir.path() / "artifact", *source, {.format = format, .type = {}});
+    const Exported made =
+        export_to(dir.path() / "artifact", *source, {.format = format, .type = {}, .operators = operators});
     const VerifyResult result = verify_artifact(made.path, *source, g_context);
     EXPECT_EQ(result.tensors_compared, static_cast<int64_t>(source->tensors().size()));
     EXPECT_EQ(result.format, format);
@@ -95,22 +97,25 @@ TEST_P(HoldsExactly, AndVerifyProvesIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Export, HoldsExactly,
-                         ::testing::Values(Case{"gguf", "q4_0", true}, Case{"gguf", "q8_0", true},
-                                           Case{"gguf", "int4-g64-sym"}, Case{"gguf", "int4-channel-sym"},
-                                           Case{"gguf", "int8-g32-sym"}, Case{"gguf", "int8-channel-sym"},
-                                           Case{"gguf", "int3-g32-sym"}, Case{"gguf", "int3-g32-asym"},
-                                           Case{"gguf", "int2-g64-asym"}, Case{"onnx", "int4-g32-sym"},
-                                           Case{"onnx", "int4-g16-asym", true}, Case{"onnx", "int8-channel-asym"},
-                                           Case{"onnx", "int3-g64-sym"}, Case{"onnx", "int2-g32-asym", true},
-                                           Case{"onnx", "q8_0", true}, Case{"gptq", "int4-g32-sym"},
-                                           Case{"gptq", "int4-g64-asym"}, Case{"gptq", "int8-channel-sym"},
-                                           Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"}),
-                         [](const auto& info) {
-                           std::string name = std::string(info.param.format) + "_" + info.param.scheme;
-                           std::ranges::replace(name, '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Export, HoldsExactly,
+    ::testing::Values(Case{"gguf", "q4_0", true}, Case{"gguf", "q8_0", true}, Case{"gguf", "int4-g64-sym"},
+                      Case{"gguf", "int4-channel-sym"}, Case{"gguf", "int8-g32-sym"}, Case{"gguf", "int8-channel-sym"},
+                      Case{"gguf", "int3-g32-sym"}, Case{"gguf", "int3-g32-asym"}, Case{"gguf", "int2-g64-asym"},
+                      Case{"onnx", "int4-g32-sym"}, Case{"onnx", "int4-g16-asym", true},
+                      Case{"onnx", "int8-channel-asym"}, Case{"onnx", "int3-g64-sym"},
+                      Case{"onnx", "int2-g32-asym", true}, Case{"onnx", "q8_0", true},
+                      Case{"onnx", "int4-g8-asym", false, "standard"}, Case{"onnx", "int4-g32-sym", true, "standard"},
+                      Case{"onnx", "int8-channel-asym", true, "standard"},
+                      Case{"onnx", "int3-g64-sym", false, "standard"}, Case{"onnx", "q8_0", true, "standard"},
+                      Case{"gptq", "int4-g32-sym"}, Case{"gptq", "int4-g64-asym"}, Case{"gptq", "int8-channel-sym"},
+                      Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"}),
+    [](const auto& info) {
+      std::string name = std::string(info.param.format) + "_" + info.param.scheme;
+      if (info.param.operators == std::string_view("standard")) name += "_standard";
+      std::ranges::replace(name, '-', '_');
+      return name;
+    });
 
 TEST(Export, KeepsActivationOrderInGptqOnly) {
   TempDir dir;
@@ -247,7 +252,7 @@ Place place_of(const std::string& format, const fs::path& path) {
       if (info.name == "blk.1.ffn_up.weight") return {path, info.offset + 7};
   } else if (format == "onnx") {
     const std::string model = read_text_file(path / "model.onnx");
-    const OnnxWeightList list = parse_onnx_weights(std::as_bytes(std::span(model)), "model.onnx");
+    const OnnxParts list = parse_onnx_parts(std::as_bytes(std::span(model)), "model.onnx");
     return {path / "model.onnx.data", list.initializers.at("model.layers.1.mlp.up_proj.weight.codes").offset + 7};
   } else {
     const SafetensorsFile file(path / "model.safetensors");

@@ -7,7 +7,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    retort::parse_onnx_weights(std::as_bytes(std::span(data, size)), "fuzz");
+    retort::parse_onnx_parts(std::as_bytes(std::span(data, size)), "fuzz");
   } catch (const retort::Error&) {
   }
   return 0;
