@@ -18,13 +18,14 @@ struct VerifyResult {
   int64_t codes_different = 0;           // elements whose code minus zero point is another integer
   int64_t scales_different = 0;          // groups of the artifact whose scale is another f16 number
   int64_t values_different = 0;          // elements of dense tensors with other bytes
+  int64_t numbers_different = 0;         // of the configuration: sizes, rotary frequencies, windows, epsilon
   bool tokenizer_equal = false;          // same ids for a hard text, and the same bytes where it is stored as files
   bool template_equal = false;           // the chat template, byte for byte
   std::vector<std::string> differences;  // one line for each tensor that differs
   std::vector<std::string> notes;        // what the format cannot say, and its programs do in their own way
 
   bool equal() const {
-    return codes_different + scales_different + values_different == 0 && tokenizer_equal && template_equal;
+    return codes_different + scales_different + values_different + numbers_different == 0 && tokenizer_equal && template_equal;
   }
 };
 

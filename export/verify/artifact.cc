@@ -1,6 +1,7 @@
 #include "export/verify/artifact.h"
 
 #include "core/base/error.h"
+#include "core/base/json.h"
 
 namespace retort {
 
@@ -20,6 +21,11 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
     fail_artifact(expected, "it has another size than in the model");
   tensor.bytes.assign(bytes.begin(), bytes.end());
   return tensor;
+}
+
+std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "config.json";
+  return numbers_of(parse_config(read_json_file(path), path.string()), "config.json");
 }
 
 std::string_view hard_text() {

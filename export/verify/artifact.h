@@ -13,6 +13,7 @@
 #include "core/base/dtype.h"
 #include "core/checkpoint/model_source.h"
 #include "core/tokenizer/tokenizer.h"
+#include "export/verify/config_numbers.h"
 
 namespace retort {
 
@@ -36,6 +37,8 @@ class ArtifactReader {
   virtual std::span<const SideFile> side_files() const { return {}; }
   virtual std::unique_ptr<Tokenizer> tokenizer() const = 0;
   virtual std::string chat_template() const = 0;
+  // The configuration numbers that the artifact holds, wherever it does.
+  virtual std::vector<ConfigNumber> numbers() const = 0;
 };
 
 std::unique_ptr<ArtifactReader> open_gguf_artifact(const std::filesystem::path& path, const ModelConfig& config);
@@ -48,6 +51,9 @@ int64_t rows_of(const ExpectedTensor& expected);
 int64_t cols_of(const ExpectedTensor& expected);
 // Dense bytes, when there are as many as the shape needs.
 ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::span<const std::byte> bytes);
+
+// Those of `config.json` in a directory.
+std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory);
 
 // A text that tokenizers trip over: scripts, emoji, runs of white space, control characters. No special tokens.
 std::string_view hard_text();

@@ -1,5 +1,7 @@
 // GGUF blocks by their definition in ggml-common.h, rows back in the order of the checkpoint.
+#include <algorithm>
 #include <cstring>
+#include <unordered_map>
 
 #include "core/base/error.h"
 #include "core/checkpoint/gguf.h"
@@ -19,12 +21,24 @@ int level_q8_0(const uint8_t* quants, int64_t j) { return static_cast<int8_t>(qu
 class GgufArtifact : public ArtifactReader {
  public:
   GgufArtifact(const std::filesystem::path& path, const ModelConfig& config)
-      : file_(path), source_(open_model(path)), config_(config) {}
+      : file_(path), source_(open_model(path)), config_(config) {
+    for (const GgufTensorInfo& info : file_.header().tensors) by_name_.emplace(info.name, &info);
+  }
 
   std::string_view format() const override { return "gguf"; }
   std::unique_ptr<Tokenizer> tokenizer() const override { return source_->tokenizer(); }
   std::string chat_template() const override {
     return file_.header().string("tokenizer.chat_template").value_or(std::string());
+  }
+
+  // llama.cpp knows no windows in these architectures: a file of such a model has a shorter context instead.
+  std::vector<ConfigNumber> numbers() const override {
+    std::vector<ConfigNumber> numbers = numbers_of(source_->config(), "metadata");
+    const bool windowed = std::ranges::any_of(config_.windows, [](int64_t window) { return window != 0; });
+    std::erase_if(numbers, [&](const ConfigNumber& number) {
+      return windowed && (number.name == "windows" || number.name == "context length");
+    });
+    return numbers;
   }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
@@ -43,8 +57,7 @@ class GgufArtifact : public ArtifactReader {
  private:
   const GgufTensorInfo& find(const ExpectedTensor& expected) const {
     const std::string name = gguf_name(*expected.rule, expected.layer);
-    for (const GgufTensorInfo& info : file_.header().tensors)
-      if (info.name == name) return info;
+    if (const auto found = by_name_.find(name); found != by_name_.end()) return *found->second;
     fail_artifact(expected, "the artifact has no " + name);
   }
 
@@ -88,6 +101,7 @@ class GgufArtifact : public ArtifactReader {
   }
 
   GgufFile file_;
+  std::unordered_map<std::string, const GgufTensorInfo*> by_name_;
   std::unique_ptr<ModelSource> source_;
   const ModelConfig& config_;
 };

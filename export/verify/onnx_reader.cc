@@ -1,10 +1,13 @@
 // The weights of an exported ONNX directory, by the definitions of the operators that use them: MatMulNBits and
 // GatherBlockQuantized in ONNX Runtime's list, DequantizeLinear in ONNX's.
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "export/verify/artifact.h"
+#include "export/verify/onnx_numbers.h"
 #include "export/verify/onnx_wire.h"
 
 namespace retort {
@@ -36,7 +39,8 @@ struct Layout {
 class OnnxArtifact : public ArtifactReader {
  public:
   explicit OnnxArtifact(const std::filesystem::path& directory)
-      : label_((directory / "model.onnx").string()),
+      : directory_(directory),
+        label_((directory / "model.onnx").string()),
         data_(directory / kDataFile),
         parts_(parse_onnx_parts(MappedFile(directory / "model.onnx").bytes(), label_)),
         files_(read_side_files(directory)) {
@@ -48,6 +52,14 @@ class OnnxArtifact : public ArtifactReader {
   std::span<const SideFile> side_files() const override { return files_; }
   std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(files_, label_); }
   std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
+
+  std::vector<ConfigNumber> numbers() const override {
+    std::vector<ConfigNumber> numbers = numbers_of_graph(parts_);
+    std::ranges::move(numbers_of_directory(directory_), std::back_inserter(numbers));
+    const auto genai = directory_ / "genai_config.json";
+    std::ranges::move(numbers_of_genai(read_json_file(genai), "genai_config.json"), std::back_inserter(numbers));
+    return numbers;
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     if (parts_.initializers.contains(expected.name + ".codes")) return read_integers(expected);
@@ -225,6 +237,7 @@ class OnnxArtifact : public ArtifactReader {
     return bits;
   }
 
+  std::filesystem::path directory_;
   std::string label_;
   MappedFile data_;
   OnnxParts parts_;

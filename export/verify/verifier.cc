@@ -148,6 +148,9 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
     result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;
   result.template_equal = artifact->chat_template() == model.chat_template();
   if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");
+  const auto numbers = number_differences(artifact->numbers(), model.config());
+  result.numbers_different = static_cast<int64_t>(numbers.size());
+  result.differences.insert(result.differences.end(), numbers.begin(), numbers.end());
   return result;
 }
 

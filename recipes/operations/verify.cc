@@ -69,6 +69,7 @@ Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
             {"codes_different", result.codes_different},
             {"scales_different", result.scales_different},
             {"values_different", result.values_different},
+            {"numbers_different", result.numbers_different},
             {"tokenizer_equal", result.tokenizer_equal},
             {"template_equal", result.template_equal},
             {"logits_max_difference", nullptr},
@@ -82,7 +83,8 @@ Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
 std::string to_text(const VerifyResult& result, const LogitsCheck& logits, bool same) {
   std::string text = result.format + ": " + std::to_string(result.tensors_compared) + " tensors compared, " +
                      std::to_string(result.codes_different) + " codes, " + std::to_string(result.scales_different) +
-                     " scales and " + std::to_string(result.values_different) + " dense values differ; tokenizer " +
+                     " scales and " + std::to_string(result.values_different) + " dense values differ, and " +
+                     std::to_string(result.numbers_different) + " numbers of the configuration; tokenizer " +
                      (result.tokenizer_equal ? "equal" : "DIFFERENT") + ", chat template " +
                      (result.template_equal ? "equal" : "DIFFERENT");
   if (logits.max_difference) text += "; largest difference of a logit " + std::to_string(*logits.max_difference);
