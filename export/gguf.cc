@@ -2,7 +2,6 @@
 #include "core/checkpoint/gguf.h"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 
 #include "core/base/error.h"
@@ -14,25 +13,20 @@
 namespace retort {
 namespace {
 
-// The block type with room for a code of the scheme. A smaller code keeps its distance from the zero point.
-Scheme block_scheme(const Scheme& scheme) { return parse_scheme(scheme.bits <= 4 ? "q4_0" : "q8_0"); }
-
-std::string_view ggml_name(const Scheme& scheme) { return scheme.bits <= 4 ? "Q4_0" : "Q8_0"; }
-
-std::string_view ggml_name(DType type) {
-  switch (type) {
-    case DType::kF32: return "F32";
-    case DType::kF16: return "F16";
-    case DType::kBF16: return "BF16";
-    default: fail("export", name_of(type), "GGUF weights are F32, F16 or BF16", "Use --type");
-  }
+// The block type that holds the numbers of the scheme: its own, or the smallest one with room for a code. A code less
+// its zero point is a number of one more bit.
+Scheme block_scheme(const Scheme& scheme) {
+  if (scheme.is_block()) return scheme;
+  const int bits = scheme.bits + (scheme.symmetric ? 0 : 1);
+  return parse_scheme(bits <= 4 ? "q4_0" : bits == 5 ? "q5_0" : "q8_0");
 }
 
 // The scheme of the same numbers when their zero points have moved to the middle of the block's codes.
 Scheme centred(const Scheme& scheme) {
   Scheme out = scheme;
+  if (!scheme.has_zeros()) return out;
   out.symmetric = true;
-  if (!scheme.symmetric) out.bits = block_scheme(scheme).bits;
+  out.bits = block_scheme(scheme).bits;
   return out;
 }
 
@@ -51,17 +45,6 @@ std::string refuses_blocks(const QuantizedMatrix& m) {
   return packed_format(name_of(block)).refuses(shape);
 }
 
-// llama.cpp rotates neighbouring rows of a head, the checkpoint rows half a head apart: result row h*d + 2i + s is
-// row h*d + s*d/2 + i.
-std::vector<int64_t> interleaved_rows(int64_t rows, int64_t head_dim) {
-  std::vector<int64_t> order(static_cast<size_t>(rows));
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t in_head = r % head_dim;
-    order[static_cast<size_t>(r)] = r - in_head + in_head % 2 * head_dim / 2 + in_head / 2;
-  }
-  return order;
-}
-
 class GgufExporter : public ArtifactWriter {
  public:
   GgufExporter(const ModelSource& source, const ExportOptions&) : source_(source), header_(gguf_metadata(source)) {}
@@ -72,10 +55,10 @@ class GgufExporter : public ArtifactWriter {
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
     const auto factors = gguf_rope_factors(source_.config());
-    if (!factors.empty()) add_tensor("rope_freqs.weight", "F32", {static_cast<int64_t>(factors.size())});
+    if (!factors.empty()) add_tensor("rope_freqs.weight", "f32", {static_cast<int64_t>(factors.size())});
     for (const PlannedTensor& planned : plan)
       add_tensor(gguf_name(*planned.rule, planned.layer), stored_type(planned), planned.tensor->shape);
-    add_gguf_file_type(header_, file_type(plan), fallback_notes(plan));
+    add_gguf_file_type(header_, layer_types(plan), fallback_notes(plan));
     writer_ = std::make_unique<GgufWriter>(path, header_);
     writer_->append(std::as_bytes(std::span(factors)));
   }
@@ -101,17 +84,16 @@ class GgufExporter : public ArtifactWriter {
     header_.tensors.push_back({std::move(name), type.number, std::move(shape), 0, bytes});
   }
 
-  static std::string_view stored_type(const PlannedTensor& planned) {
-    return planned.dense ? ggml_name(*planned.dense) : ggml_name(planned.tensor->scheme);
+  static std::string stored_type(const PlannedTensor& planned) {
+    return planned.dense ? std::string(name_of(*planned.dense)) : name_of(block_scheme(planned.tensor->scheme));
   }
 
-  // The type that most weights of the layers have.
-  static std::string file_type(std::span<const PlannedTensor> plan) {
-    std::map<std::string_view, int64_t> elements;
+  static GgufLayerTypes layer_types(std::span<const PlannedTensor> plan) {
+    GgufLayerTypes elements;
     for (const PlannedTensor& planned : plan)
-      if (planned.rule->input != Input::kNone) elements[stored_type(planned)] += planned.tensor->elements();
-    const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
-    return std::string(std::ranges::max_element(elements, less)->first);
+      if (planned.layer >= 0 && planned.tensor->shape.size() == 2)
+        elements[stored_type(planned)] += planned.tensor->elements();
+    return elements;
   }
 
   bool is_permuted(const PlannedTensor& planned) const {
@@ -120,13 +102,13 @@ class GgufExporter : public ArtifactWriter {
   }
 
   std::vector<int64_t> row_order(const ModelTensor& tensor) const {
-    return interleaved_rows(tensor.rows(), source_.config().head_dim);
+    return interleaved_order(tensor.rows(), source_.config().head_dim);
   }
 
   void write_blocks(const PlannedTensor& planned) {
     const Scheme& scheme = planned.tensor->scheme;
     QuantizedMatrix matrix = source_.read_quantized(*planned.tensor);
-    if (!scheme.symmetric) matrix = regrouped(matrix, centred(scheme));
+    if (scheme.has_zeros()) matrix = regrouped(matrix, centred(scheme));
     if (is_permuted(planned)) matrix = permute_rows(matrix, row_order(*planned.tensor));
     for (const PackedPart& part : packed_format(name_of(block_scheme(scheme))).pack(matrix))
       writer_->append(part.bytes);

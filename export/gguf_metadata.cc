@@ -133,6 +133,30 @@ void add_vocabulary(Metadata& meta, const ModelSource& source) {
   if (const std::string chat = source.chat_template(); !chat.empty()) meta.text("tokenizer.chat_template", chat);
 }
 
+// llama.cpp's LLAMA_FTYPE numbers. A mix is called after the type of most weights, and the larger of two mixes has
+// weights of the type `with` too.
+struct FileType {
+  std::string_view most, with;
+  uint32_t number;
+};
+constexpr std::array kFileTypes{
+    FileType{"f32", "", 0},       FileType{"f16", "", 1},     FileType{"bf16", "", 32},     FileType{"q4_0", "", 2},
+    FileType{"q4_1", "", 3},      FileType{"q8_0", "", 7},    FileType{"q5_0", "", 8},      FileType{"q5_1", "", 9},
+    FileType{"q2_k", "q3_k", 10}, FileType{"q2_k", "", 21},   FileType{"q3_k", "q4_k", 12}, FileType{"q3_k", "", 11},
+    FileType{"q4_k", "q6_k", 15}, FileType{"q4_k", "", 14},   FileType{"q5_k", "q6_k", 17}, FileType{"q5_k", "", 16},
+    FileType{"q6_k", "", 18},     FileType{"iq4_nl", "", 25}, FileType{"iq4_xs", "", 30},
+};
+
+uint32_t file_type(const GgufLayerTypes& types) {
+  const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
+  const std::string& most = std::ranges::max_element(types, less)->first;
+  const auto* row = std::ranges::find_if(kFileTypes, [&](const FileType& type) {
+    return type.most == most && (type.with.empty() || types.contains(std::string(type.with)));
+  });
+  if (row == kFileTypes.end()) fail("export", most, "GGUF has no number for files of this type");
+  return row->number;
+}
+
 }  // namespace
 
 GgufHeader gguf_metadata(const ModelSource& source) {
@@ -147,12 +171,8 @@ GgufHeader gguf_metadata(const ModelSource& source) {
   return meta.take();
 }
 
-void add_gguf_file_type(GgufHeader& header, std::string_view type, std::span<const std::string> fallbacks) {
-  // llama.cpp's LLAMA_FTYPE numbers.
-  constexpr std::array<std::pair<std::string_view, uint32_t>, 5> kNumbers{
-      {{"F32", 0}, {"F16", 1}, {"Q4_0", 2}, {"Q8_0", 7}, {"BF16", 32}}};
-  const auto row = std::ranges::find(kNumbers, type, &std::pair<std::string_view, uint32_t>::first);
-  header.metadata.emplace_back("general.file_type", GgufValue(std::in_place_index<kU32>, row->second));
+void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks) {
+  header.metadata.emplace_back("general.file_type", GgufValue(std::in_place_index<kU32>, file_type(types)));
   header.metadata.emplace_back("general.quantization_version", GgufValue(std::in_place_index<kU32>, 2u));
   if (fallbacks.empty()) return;
   auto notes =

@@ -1,9 +1,9 @@
 // What a GGUF file says beside its tensors: sizes, rope, vocabulary, chat template. Nothing of the machine or the day.
 #pragma once
 
+#include <map>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "core/checkpoint/gguf.h"
@@ -14,8 +14,10 @@ namespace retort {
 // All metadata but the file type. A model that llama.cpp cannot run as it is meant is refused; one with a sliding
 // window, which llama.cpp does not have for these architectures, gets a context that is no longer than the window.
 GgufHeader gguf_metadata(const ModelSource& source);
-// `type`: the name of the ggml type of most weights. `fallbacks`: "tensor: reason" of what is not as asked.
-void add_gguf_file_type(GgufHeader& header, std::string_view type, std::span<const std::string> fallbacks);
+// How many weights of the layers' matrices have each type: "q4_k", "f16", ...
+using GgufLayerTypes = std::map<std::string, int64_t>;
+// `fallbacks`: "tensor: reason" of what is not as asked.
+void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks);
 // rope_freqs.weight, [head_dim / 2]: what llama.cpp divides the unscaled frequencies by, for llama3 scaling; else
 // empty.
 std::vector<float> gguf_rope_factors(const ModelConfig& config);

@@ -6,17 +6,12 @@
 #include "core/base/error.h"
 #include "core/checkpoint/gguf.h"
 #include "export/verify/artifact.h"
+#include "export/verify/gguf_blocks.h"
 
 namespace retort {
 namespace {
 
-constexpr int64_t kWeights = 32;  // of a block
-constexpr uint32_t kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ8_0 = 8, kBF16 = 30;
-
-int level_q4_0(const uint8_t* quants, int64_t j) {
-  return (j < kWeights / 2 ? quants[j] % 16 : quants[j - kWeights / 2] / 16) - 8;
-}
-int level_q8_0(const uint8_t* quants, int64_t j) { return static_cast<int8_t>(quants[j]); }
+constexpr uint32_t kF32 = 0, kF16 = 1, kBF16 = 30;  // ggml's numbers
 
 class GgufArtifact : public ArtifactReader {
  public:
@@ -48,10 +43,11 @@ class GgufArtifact : public ArtifactReader {
       case kF32: return read_dense(expected, info, DType::kF32);
       case kF16: return read_dense(expected, info, DType::kF16);
       case kBF16: return read_dense(expected, info, DType::kBF16);
-      case kQ4_0: return read_blocks(expected, info, 18, level_q4_0);
-      case kQ8_0: return read_blocks(expected, info, 34, level_q8_0);
-      default: fail_artifact(expected, "it has a type that export does not write");
+      default: break;
     }
+    const GgufBlockType* type = find_gguf_block_type(info.type);
+    if (type == nullptr) fail_artifact(expected, "it has a type that export does not write");
+    return read_blocks(expected, info, *type);
   }
 
  private:
@@ -78,24 +74,26 @@ class GgufArtifact : public ArtifactReader {
     return tensor;
   }
 
-  ArtifactTensor read_blocks(const ExpectedTensor& expected, const GgufTensorInfo& info, int64_t block_bytes,
-                             int (*level)(const uint8_t*, int64_t)) const {
+  ArtifactTensor read_blocks(const ExpectedTensor& expected, const GgufTensorInfo& info,
+                             const GgufBlockType& type) const {
     ArtifactTensor tensor;
     tensor.rows = rows_of(expected);
     tensor.cols = cols_of(expected);
-    tensor.groups = tensor.cols / kWeights;
-    if (file_.data(info).size() != static_cast<size_t>(tensor.rows * tensor.groups * block_bytes))
+    tensor.groups = tensor.cols / type.group;
+    const int64_t blocks = tensor.cols / type.weights;
+    if (tensor.cols % type.weights != 0 ||
+        file_.data(info).size() != static_cast<size_t>(tensor.rows * blocks * type.bytes))
       fail_artifact(expected, "its rows are not whole blocks");
-    tensor.levels.resize(static_cast<size_t>(tensor.rows * tensor.cols));
-    tensor.scales.resize(static_cast<size_t>(tensor.rows * tensor.groups));
-    for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / kWeights));
+    tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
+    for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / type.group));
     const auto* data = reinterpret_cast<const uint8_t*>(file_.data(info).data());
-    for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
-      const int64_t row = i / tensor.groups, group = i % tensor.groups;
-      const uint8_t* block = data + (stored_row(expected, row) * tensor.groups + group) * block_bytes;
-      tensor.scales[static_cast<size_t>(i)] = static_cast<uint16_t>(block[0] + 256 * block[1]);
-      for (int64_t j = 0; j < kWeights; ++j)
-        tensor.levels[static_cast<size_t>(i * kWeights + j)] = static_cast<int16_t>(level(block + 2, j));
+    for (int64_t i = 0; i < tensor.rows * blocks; ++i) {
+      const uint8_t* block = data + (stored_row(expected, i / blocks) * blocks + i % blocks) * type.bytes;
+      for (int64_t j = 0; j < type.weights; ++j) tensor.levels.push_back(static_cast<int16_t>(type.level(block, j)));
+      for (int64_t g = 0; g < type.weights / type.group; ++g) {
+        tensor.products.push_back(type.scale(block, g));
+        if (type.minimum != nullptr) tensor.minima.push_back(type.minimum(block, g));
+      }
     }
     return tensor;
   }

@@ -63,17 +63,28 @@ class Comparison {
     if (different > 0) note(tensor, std::to_string(different) + " values differ");
   }
 
+  // Scale and minimum of a group of the model and of one of the artifact.
+  static bool same_scale(const QuantizedMatrix& model, size_t at, const ArtifactTensor& found, size_t stored) {
+    const float minimum = model.minima.empty() ? 0 : model.minima[at];
+    if (minimum != (found.minima.empty() ? 0 : found.minima[stored])) return false;
+    if (found.products.empty()) return f32_to_f16(model.scales[at]) == found.scales[stored];
+    return model.scales[at] == found.products[stored];
+  }
+
   void compare_integers(const ModelTensor& tensor, const QuantizedMatrix& model, const ArtifactTensor& found) {
     int64_t codes = 0, scales = 0;
+    const std::span<const float> levels = levels_of(model.scheme.book);
     std::vector<uint8_t> wrong(static_cast<size_t>(found.groups));  // groups of the row with another scale
     for (int64_t r = 0; r < model.rows; ++r) {
       std::ranges::fill(wrong, uint8_t{0});
       for (int64_t c = 0; c < model.cols; ++c) {
         const auto at = static_cast<size_t>(r * model.cols + c);
         const int64_t group = model.group_of(c), stored = found.column_group[static_cast<size_t>(c)];
-        codes += model.codes[at] - model.zero(r, group) != found.levels[at];
-        const uint16_t scale = f32_to_f16(model.scales[static_cast<size_t>(r * model.groups() + group)]);
-        if (scale != found.scales[static_cast<size_t>(r * found.groups + stored)])
+        const int level =
+            levels.empty() ? model.codes[at] - model.zero(r, group) : static_cast<int>(levels[model.codes[at]]);
+        codes += level != found.levels[at];
+        if (!same_scale(model, static_cast<size_t>(r * model.groups() + group), found,
+                        static_cast<size_t>(r * found.groups + stored)))
           wrong[static_cast<size_t>(stored)] = 1;
       }
       scales += std::ranges::count(wrong, uint8_t{1});

@@ -177,6 +177,20 @@ class Families(unittest.TestCase):
         self.assertLess(np.abs(theirs - expected).max(), tolerance * np.abs(expected).max())
 
 
+@unittest.skipUnless((common.DATA / "quantized/gguf").exists(), "the data set is not beside the checkout")
+class LlamaQuantize(unittest.TestCase):
+    """Files that llama-quantize made, read and written again."""
+
+    def test_logits(self):
+        directory = common.workspace(type(self))
+        for source in sorted((common.DATA / "quantized/gguf").glob("*-Q*.gguf")):
+            with self.subTest(file=source.name):
+                path = common.exported(source, directory / source.name, "--format", "gguf")
+                ids = common.tokenize(source, common.PROMPT)
+                theirs, ours = logits_of(load(path, 64), ids), common.logits(source, ids)
+                self.assertLess(np.abs(theirs - ours).max(), TOLERANCE["q4_0"] * np.abs(ours).max())
+
+
 @unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")
 class Stories(unittest.TestCase):
     """A SentencePiece model whose FFN no block divides."""

@@ -10,6 +10,7 @@
 #include "core/base/files.h"
 #include "core/checkpoint/gguf.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/pack/block_types.h"
 #include "export/exporter.h"
 #include "export/verifier.h"
 #include "export/verify/onnx_wire.h"
@@ -63,6 +64,15 @@ TinyModel shape() {
   return model;
 }
 
+// Rows of whole super-blocks.
+TinyModel wide_shape() {
+  TinyModel model = shape();
+  model.hidden_size = 256;
+  model.ffn_size = 512;
+  model.head_dim = 64;
+  return model;
+}
+
 TEST(ExportFormats, NamesTheNearestThatIsThere) {
   EXPECT_THAT(error_of([] { export_format("ggfu"); }), HasSubstr("gguf"));
   EXPECT_THAT(error_of([] { export_format("awq"); }),
@@ -83,7 +93,7 @@ TEST_P(HoldsExactly, AndVerifyProvesIt) {
   const auto [format, scheme, everything, operators] = GetParam();
   for (const char* family : {"llama", "qwen3"}) {
     TempDir dir;
-    TinyModel model = shape();
+    TinyModel model = parse_scheme(scheme).is_super_block() ? wide_shape() : shape();
     model.model_type = family;
     const auto source = quantized_model(dir.path(), model, scheme, everything);
     const Exported made =
@@ -102,7 +112,10 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"gguf", "q4_0", true}, Case{"gguf", "q8_0", true}, Case{"gguf", "int4-g64-sym"},
                       Case{"gguf", "int4-channel-sym"}, Case{"gguf", "int8-g32-sym"}, Case{"gguf", "int8-channel-sym"},
                       Case{"gguf", "int3-g32-sym"}, Case{"gguf", "int3-g32-asym"}, Case{"gguf", "int2-g64-asym"},
-                      Case{"onnx", "int4-g32-sym"}, Case{"onnx", "int4-g16-asym", true},
+                      Case{"gguf", "int4-g32-asym"}, Case{"gguf", "q4_1", true}, Case{"gguf", "q5_0"},
+                      Case{"gguf", "q5_1"}, Case{"gguf", "iq4_nl"}, Case{"gguf", "q2_k"}, Case{"gguf", "q3_k"},
+                      Case{"gguf", "q4_k", true}, Case{"gguf", "q5_k"}, Case{"gguf", "q6_k", true},
+                      Case{"gguf", "iq4_xs"}, Case{"onnx", "int4-g32-sym"}, Case{"onnx", "int4-g16-asym", true},
                       Case{"onnx", "int8-channel-asym"}, Case{"onnx", "int3-g64-sym"},
                       Case{"onnx", "int2-g32-asym", true}, Case{"onnx", "q8_0", true},
                       Case{"onnx", "int4-g8-asym", false, "standard"}, Case{"onnx", "int4-g32-sym", true, "standard"},
@@ -137,7 +150,7 @@ TEST(Export, KeepsActivationOrderInGptqOnly) {
 
 TEST(Export, RefusesAsymmetricCodesInGgufAndNamesOnnx) {
   TempDir dir;
-  const auto source = quantized_model(dir.path(), shape(), "int4-g32-asym");
+  const auto source = quantized_model(dir.path(), shape(), "int8-g32-asym");
   const std::string error =
       error_of([&] { export_to(dir.path() / "a.gguf", *source, {.format = "gguf", .type = {}}); });
   EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.q_proj.weight"));
@@ -222,6 +235,28 @@ TEST(Export, WritesAGgufFileAgainWithTheSameBytesAndNothingElseFromIt) {
                 HasSubstr("--format gguf"));
 }
 
+// What llama-quantize made, byte for byte, and the number that it gives the mix.
+TEST(Export, WritesTheFilesOfLlamaQuantizeAgain) {
+  const fs::path folder = RETORT_SOURCE_DIR "/../shared/data/quantized/gguf";
+  if (!fs::exists(folder)) GTEST_SKIP() << "the data set is not beside the checkout: " << folder;
+  for (const char* name : {"Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q6_K"}) {
+    TempDir dir;
+    const fs::path original = folder / ("books-5.8m-" + std::string(name) + ".gguf");
+    const auto source = open_model(original);
+    const Exported made = export_to(dir.path() / "again.gguf", *source, {.format = "gguf", .type = {}});
+    const GgufFile theirs(original), ours(made.path);
+    for (const GgufTensorInfo& info : theirs.header().tensors) {
+      const GgufTensorInfo* again = ours.header().find_tensor(info.name);
+      ASSERT_NE(again, nullptr) << info.name;
+      EXPECT_EQ(again->type, info.type) << name << " " << info.name;
+      EXPECT_TRUE(std::ranges::equal(ours.data(*again), theirs.data(info))) << name << " " << info.name;
+    }
+    EXPECT_EQ(ours.header().tensors.size(), theirs.header().tensors.size());
+    EXPECT_EQ(ours.header().integer("general.file_type"), theirs.header().integer("general.file_type")) << name;
+    EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal()) << name;
+  }
+}
+
 TEST(Export, WritesDenseModelsInTheTypeAsked) {
   TempDir dir;
   const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
@@ -282,6 +317,24 @@ TEST(Verify, FindsOneFlippedByte) {
     EXPECT_EQ(result.scales_different + result.values_different, 0) << format;
     EXPECT_THAT(result.differences, SizeIs(1)) << format;
     EXPECT_FALSE(result.equal());
+  }
+}
+
+// One block of each type: a bit of any of its bytes is a code, a scale or a minimum.
+TEST(Verify, FindsADamagedByteAnywhereInABlock) {
+  for (const BlockInfo& type : block_types()) {
+    TempDir dir;
+    const TinyModel model = type.elements == 256 ? wide_shape() : shape();
+    const auto source = quantized_model(dir.path(), model, std::string(type.name));
+    const Exported made = export_to(dir.path() / "artifact", *source, {.format = "gguf", .type = {}});
+    const uint64_t first = place_of("gguf", made.path).offset - 7;
+    for (int64_t byte = 0; byte < type.bytes; byte += type.bytes < 64 ? 3 : 23) {
+      flip(made.path, first + static_cast<uint64_t>(byte));
+      const VerifyResult result = verify_artifact(made.path, *source, g_context);
+      EXPECT_GT(result.codes_different + result.scales_different, 0) << type.name << " byte " << byte;
+      EXPECT_EQ(result.values_different, 0);
+      flip(made.path, first + static_cast<uint64_t>(byte));
+    }
   }
 }
 
