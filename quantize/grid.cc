@@ -5,114 +5,347 @@
 #include <limits>
 
 #include "core/base/dtype.h"
+#include "core/pack/block_types.h"
 #include "quantize/lanes.h"
 
 namespace retort {
+
+// One candidate per lane: a weight x has the level round(x * inverse + shift), held in [least, most].
+struct GridFitter::Candidates {
+  Lanes inverse, shift, least, most;
+  float zero = 0;
+};
+
+// The sums over a group's weights for each candidate.
+struct GridFitter::Totals {
+  Lanes product, square, level;  // of importance times: x * level, level^2, level
+};
+
 namespace {
 
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 
-struct Sums {
-  Lanes product = {}, square = {};
-};
+void fill(Lanes& lanes, double from, double to) {
+  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(from + (to - from) * static_cast<double>(i) / 15);
+}
 
-// sum(w x l) and sum(w l^2) for l = the integer in [low, high] nearest to x * inverse.
-RETORT_EACH_ISA void sum_codes(const float* values, const float* importance, int64_t size, float inverse, float low,
-                               float high, Sums* sums) {
-  const Lanes least = Lanes{} + low, most = Lanes{} + high, inverses = Lanes{} + inverse;
-  Lanes product = {}, square = {};
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const Lanes x = *reinterpret_cast<const Lanes*>(values + i);
-    Lanes level = x * inverses;
+// Ranges to try, in units of the inverse scale that just holds the largest weight: above 1 the largest is clipped.
+// Eight bits have little to win.
+struct Range {
+  double from, to;
+};
+Range widths_of(const Scheme& scheme) {
+  if (scheme.book != CodeBook::kLinear) return {0.80, 1.40};
+  switch (scheme.bits) {
+    case 2: return {0.70, 2.20};
+    case 3: return {0.75, 1.80};
+    case 4: return {0.80, 1.55};
+    case 8: return {1.0, 1.015};
+    default: return {0.90, 1.25};
+  }
+}
+
+RETORT_EACH_ISA void sum_levels(const float* values, const float* importance, int64_t size, const Lanes* candidates,
+                                Lanes* totals) {
+  const Lanes inverse = candidates[0], shift = candidates[1], least = candidates[2], most = candidates[3];
+  Lanes product = {}, square = {}, sum = {};
+  for (int64_t i = 0; i < size; ++i) {
+    Lanes level = values[i] * inverse + shift;
     level = level < least ? least : level;
     level = level > most ? most : level;
     level = (level + kRound) - kRound;
-    const Lanes weighted = importance ? level * *reinterpret_cast<const Lanes*>(importance + i) : level;
-    product += weighted * x;
+    const Lanes weighted = importance[i] * level;
+    product += weighted * values[i];
+    square += weighted * level;
+    sum += weighted;
+  }
+  totals[0] = product;
+  totals[1] = square;
+  totals[2] = sum;
+}
+
+// As above with the nearest of sixteen levels.
+RETORT_EACH_ISA void sum_book_levels(const float* values, const float* importance, int64_t size, const float* levels,
+                                     const Lanes* inverses, Lanes* totals) {
+  Lanes product = {}, square = {};
+  for (int64_t i = 0; i < size; ++i) {
+    const Lanes scaled = values[i] * *inverses;
+    Lanes level = Lanes{} + levels[0];
+    for (int64_t k = 1; k < kLanes; ++k) {
+      const Lanes next = Lanes{} + levels[k];
+      level = scaled > 0.5f * (levels[k - 1] + levels[k]) ? next : level;
+    }
+    const Lanes weighted = importance[i] * level;
+    product += weighted * values[i];
     square += weighted * level;
   }
-  sums->product = product;
-  sums->square = square;
+  totals[0] = product;
+  totals[1] = square;
+  totals[2] = Lanes{};
 }
 
-double total(const Lanes& lanes) {
-  double sum = 0;
-  for (int64_t i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
+// The integer nearest to value / unit in [least, most].
+double nearest_multiple(double value, double unit, int least, int most) {
+  return unit == 0 ? 0.0 : std::clamp(std::nearbyint(value / unit), static_cast<double>(least), double(most));
 }
 
-// Steps of the search in units of the range that just holds the largest weight: above 1 the largest is clipped.
-// Eight bits have little to win.
-std::span<const float> range_steps(int bits) {
-  static constexpr float kWide[] = {1.0f, 1.004f, 1.008f};
-  static constexpr float kFine[] = {0.80f, 0.84f, 0.88f, 0.92f, 0.96f, 1.00f, 1.04f, 1.08f, 1.12f,
-                                    1.16f, 1.20f, 1.25f, 1.30f, 1.36f, 1.42f, 1.50f, 1.60f};
-  return bits == 8 ? std::span<const float>(kWide) : std::span<const float>(kFine);
+uint8_t nearest_level(std::span<const float> levels, float value) {
+  size_t code = 0;
+  while (code + 1 < levels.size() && value > 0.5f * (levels[code] + levels[code + 1])) ++code;
+  return static_cast<uint8_t>(code);
 }
 
 }  // namespace
 
 float round_to_f16(float value) { return f16_to_f32(f32_to_f16(value)); }
 
-GridFitter::GridFitter(const Scheme& scheme) : scheme_(scheme) {}
+GridFitter::GridFitter(const Scheme& scheme, GridRule rule) : scheme_(scheme), rule_(rule) {
+  if (scheme.is_super_block()) groups_ = scheme.unit_size(0) / scheme.group;
+}
 
 void GridFitter::load(std::span<const float> values, std::span<const float> importance) {
-  const size_t padded = (values.size() + kLanes - 1) / kLanes * kLanes;
-  values_.assign(padded, 0.0f);
-  std::copy(values.begin(), values.end(), values_.begin());
-  if (importance.empty()) return;
-  importance_.assign(padded, 0.0f);
-  std::copy(importance.begin(), importance.end(), importance_.begin());
+  values_.assign(values.begin(), values.end());
+  if (importance.empty())
+    importance_.assign(values.size(), 1.0f);
+  else
+    importance_.assign(importance.begin(), importance.end());
+  value_sum_ = weight_sum_ = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    value_sum_ += static_cast<double>(importance_[i]) * values_[i];
+    weight_sum_ += importance_[i];
+  }
 }
 
-GridFitter::Fit GridFitter::fit_scale(float inverse_scale, float zero, bool weighted) const {
-  Sums sums;
-  sum_codes(values_.data(), weighted ? importance_.data() : nullptr, static_cast<int64_t>(values_.size()),
-            inverse_scale, -zero, static_cast<float>(scheme_.max_code()) - zero, &sums);
-  const double product = total(sums.product), square = total(sums.square);
-  if (!(square > 0)) return {};
-  return {static_cast<float>(product / square), product * product / square};
-}
-
-// `unit`: the inverse of the scale that just holds the largest weight.
-GridFitter::Fit GridFitter::best_scale(float unit, float zero, bool weighted) const {
-  Fit best;
-  for (const float step : range_steps(scheme_.bits)) {
-    const Fit fit = fit_scale(unit * step, zero, weighted);
+// With a minimum m, the least-squares scale s solves s * square - m * level = product, s * level - m * weight = sum x.
+void GridFitter::try_candidates(const Candidates& candidates, Fit& best) const {
+  Totals totals;
+  const auto size = static_cast<int64_t>(values_.size());
+  if (scheme_.book == CodeBook::kLinear) {
+    sum_levels(values_.data(), importance_.data(), size, &candidates.inverse, &totals.product);
+  } else {
+    sum_book_levels(values_.data(), importance_.data(), size, levels_of(scheme_.book).data(), &candidates.inverse,
+                    &totals.product);
+  }
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const double product = totals.product[i], square = totals.square[i], level = totals.level[i];
+    Fit fit{.zero = candidates.zero, .square = square, .level = level, .weight = weight_sum_};
+    const double determinant = square * weight_sum_ - level * level;
+    if (scheme_.has_minima() && determinant > 1e-7 * square * weight_sum_) {
+      fit.scale = (product * weight_sum_ - level * value_sum_) / determinant;
+      fit.minimum = (product * level - square * value_sum_) / determinant;
+    }
+    if (!scheme_.has_minima() || fit.scale <= 0 || (scheme_.is_super_block() && fit.minimum < 0)) {
+      if (!(square > 0)) continue;
+      fit.scale = product / square;
+      fit.minimum = 0;
+    }
+    fit.gain = fit.scale * product - fit.minimum * value_sum_;
     if (fit.gain > best.gain) best = fit;
   }
+}
+
+// `unit`: the inverse of the scale that just holds the largest weight; `least`: the weight that has code 0 when there
+// are minima.
+void GridFitter::try_widths(double unit, double least, float zero, Fit& best) const {
+  const Range range = rule_ == GridRule::kLargestWeight ? Range{1, 1} : widths_of(scheme_);
+  const double low = scheme_.has_minima() ? 0.0 : -zero;
+  Candidates widths;
+  widths.zero = zero;
+  fill(widths.inverse, range.from * unit, range.to * unit);
+  fill(widths.shift, -range.from * unit * least, -range.to * unit * least);
+  fill(widths.least, low, low);
+  fill(widths.most, low + scheme_.max_code(), low + scheme_.max_code());
+  try_candidates(widths, best);
+}
+
+// Sixteen neighbours of the best grid: scales, or four scales with four minima each.
+void GridFitter::try_around(Fit& best) const {
+  if (best.scale == 0) return;
+  const double low = scheme_.has_minima() ? 0.0 : -best.zero;
+  Candidates around{.inverse = {}, .shift = {}, .least = {}, .most = {}, .zero = best.zero};
+  fill(around.inverse, 0.95 / best.scale, 1.05 / best.scale);
+  fill(around.least, low, low);
+  fill(around.most, low + scheme_.max_code(), low + scheme_.max_code());
+  constexpr double kScales[] = {0.94, 0.98, 1.02, 1.06}, kShifts[] = {-0.3, -0.1, 0.1, 0.3};
+  for (int64_t i = 0; i < kLanes && scheme_.has_minima(); ++i) {
+    around.inverse[i] = static_cast<float>(kScales[i / 4] / best.scale);
+    around.shift[i] = static_cast<float>(best.minimum / best.scale * kScales[i / 4] + kShifts[i % 4]);
+  }
+  try_candidates(around, best);
+}
+
+GridFitter::Fit GridFitter::fit_group(std::span<const float> values, std::span<const float> importance) {
+  load(values, importance);
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  double least = std::min(*low, 0.0f);
+  const double most = std::max(*high, 0.0f), largest = std::max(-least, most);
+  const float middle = scheme_.symmetric ? scheme_.middle() : 0;
+  Fit best{.zero = middle};
+  if (largest < kTooSmall) return best;
+  if (largest > static_cast<double>(kTooLarge) * scheme_.max_code()) {
+    best.scale = std::numeric_limits<double>::infinity();
+    return best;
+  }
+  if (scheme_.has_minima()) {
+    if (!scheme_.is_super_block()) least = *low;
+    if (most - least < kTooSmall) return {.scale = 0, .minimum = -least, .zero = 0, .gain = 0};
+    try_widths(scheme_.max_code() / (most - least), least, 0, best);
+  } else if (scheme_.has_zeros()) {
+    const double unit = scheme_.max_code() / (most - least);
+    const auto zero = static_cast<float>(std::nearbyint(-least * unit));
+    try_widths(unit, 0, zero, best);
+    for (const float other : {zero - 1, zero + 1})
+      if (rule_ == GridRule::kSmallestError && other >= 0 && other <= scheme_.max_code() && least < 0 && most > 0)
+        try_widths(unit, 0, other, best);
+  } else {
+    const std::span<const float> levels = levels_of(scheme_.book);
+    const double reach = levels.empty() ? middle - (scheme_.bits == 8) : -static_cast<double>(levels.front());
+    try_widths(reach / largest, 0, middle, best);
+    if (scheme_.is_block() && scheme_.block != BlockType::kQ8_0) try_widths(-reach / largest, 0, middle, best);
+  }
+  if (rule_ == GridRule::kSmallestError) try_around(best);
   return best;
 }
 
 Grid GridFitter::fit(std::span<const float> values, std::span<const float> importance) {
-  load(values, importance);
-  const auto [low, high] = std::minmax_element(values_.begin(), values_.end());
-  const float least = std::min(*low, 0.0f), most = std::max(*high, 0.0f), largest = std::max(-least, most);
-  const uint8_t middle = scheme_.symmetric ? scheme_.middle() : 0;
-  if (largest < kTooSmall) return {0, middle};
-  if (largest > kTooLarge * scheme_.max_code()) return {std::numeric_limits<float>::infinity(), middle};
-  const bool weighted = !importance.empty();
-  if (!scheme_.symmetric) {
-    const float unit = static_cast<float>(scheme_.max_code()) / (most - least);
-    const float zero = std::nearbyint(-least * unit);
-    return {round_to_f16(best_scale(unit, zero, weighted).scale), static_cast<uint8_t>(zero)};
+  const Fit fit = fit_group(values, importance);
+  return {round_to_f16(static_cast<float>(fit.scale)), static_cast<uint8_t>(fit.zero),
+          round_to_f16(static_cast<float>(fit.minimum))};
+}
+
+// Candidates put the largest scale of the groups on the largest integers.
+void GridFitter::choose_super_scale(std::span<const Fit> fits, UnitGrids& grids) const {
+  const BlockInfo& info = block_info(scheme_.block);
+  double extreme = 0;
+  for (const Fit& fit : fits)
+    if (std::abs(fit.scale) > std::abs(extreme)) extreme = fit.scale;
+  const bool turned = info.least_scale < 0;
+  double least_loss = std::numeric_limits<double>::infinity();
+  for (int64_t i = 0; i < 2 * kLanes; ++i) {
+    if (i >= kLanes && !turned) break;
+    const double reach = (i < kLanes ? info.most_scale : info.least_scale) * (1 - 0.016 * static_cast<double>(i % 16));
+    const float unit = round_to_f16(static_cast<float>(extreme / reach));
+    double loss = 0;
+    for (const Fit& fit : fits) {
+      const double stored = unit * nearest_multiple(fit.scale, unit, info.least_scale, info.most_scale);
+      const double curvature =
+          scheme_.has_minima() && fit.weight > 0 ? fit.square - fit.level * fit.level / fit.weight : fit.square;
+      loss += curvature * (fit.scale - stored) * (fit.scale - stored);
+    }
+    if (loss < least_loss) least_loss = loss, grids.scale = unit;
   }
-  const float unit = static_cast<float>(middle - (scheme_.bits == 8)) / largest;
-  Fit best = best_scale(unit, middle, weighted);
-  if (scheme_.block == BlockType::kQ4_0) {
-    const Fit mirrored = best_scale(-unit, middle, weighted);
-    if (mirrored.gain > best.gain) best = mirrored;
+  for (size_t g = 0; g < fits.size(); ++g)
+    grids.scale_codes[g] =
+        static_cast<int8_t>(nearest_multiple(fits[g].scale, grids.scale, info.least_scale, info.most_scale));
+}
+
+// The minimum that suits a group's stored scale moves along with that scale.
+void GridFitter::choose_super_minimum(std::span<const Fit> fits, UnitGrids& grids) const {
+  const int most = block_info(scheme_.block).most_minimum;
+  std::array<double, 16> wanted = {};
+  double extreme = 0;
+  for (size_t g = 0; g < fits.size(); ++g) {
+    const Fit& fit = fits[g];
+    const double moved = static_cast<double>(grids.scale) * grids.scale_codes[g] - fit.scale;
+    wanted[g] = std::max(0.0, fit.minimum + (fit.weight > 0 ? fit.level / fit.weight * moved : 0.0));
+    extreme = std::max(extreme, wanted[g]);
   }
-  return {round_to_f16(best.scale), middle};
+  double least_loss = std::numeric_limits<double>::infinity();
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const float unit = round_to_f16(static_cast<float>(extreme / most / (1 - 0.016 * static_cast<double>(i))));
+    double loss = 0;
+    for (size_t g = 0; g < fits.size(); ++g) {
+      const double miss = wanted[g] - unit * nearest_multiple(wanted[g], unit, 0, most);
+      loss += fits[g].weight * miss * miss;
+    }
+    if (loss < least_loss) least_loss = loss, grids.minimum = unit;
+  }
+  for (size_t g = 0; g < fits.size(); ++g)
+    grids.minimum_codes[g] = static_cast<uint8_t>(nearest_multiple(wanted[g], grids.minimum, 0, most));
+}
+
+void GridFitter::expand(UnitGrids& grids) const {
+  for (size_t g = 0; g < static_cast<size_t>(groups_); ++g)
+    grids.groups[g] = {grids.scale * static_cast<float>(grids.scale_codes[g]),
+                       scheme_.symmetric ? scheme_.middle() : uint8_t{0},
+                       grids.minimum * static_cast<float>(grids.minimum_codes[g])};
+}
+
+// Least squares for the two numbers of the super-block, with the codes and the groups' integers as they are.
+void GridFitter::refit(std::span<const float> values, std::span<const float> importance, UnitGrids& grids) {
+  const auto size = static_cast<size_t>(scheme_.group);
+  const std::span<const float> levels = levels_of(scheme_.book);
+  codes_.resize(size);
+  double ss = 0, sm = 0, mm = 0, xs = 0, xm = 0;
+  for (size_t g = 0; g < static_cast<size_t>(groups_); ++g) {
+    const std::span group = values.subspan(g * size, size);
+    encode(scheme_, grids.groups[g], group, codes_);
+    for (size_t i = 0; i < size; ++i) {
+      const double weight = importance.empty() ? 1.0 : importance[g * size + i];
+      const double level = levels.empty() ? codes_[i] - grids.groups[g].zero : levels[codes_[i]];
+      const double s = level * grids.scale_codes[g], m = -static_cast<double>(grids.minimum_codes[g]);
+      ss += weight * s * s, sm += weight * s * m, mm += weight * m * m;
+      xs += weight * s * group[i], xm += weight * m * group[i];
+    }
+  }
+  const double determinant = ss * mm - sm * sm;
+  if (mm > 0 && determinant > 1e-7 * ss * mm) {
+    grids.scale = round_to_f16(static_cast<float>((xs * mm - xm * sm) / determinant));
+    grids.minimum = round_to_f16(static_cast<float>((xm * ss - xs * sm) / determinant));
+  } else if (mm == 0 && ss > 0) {
+    grids.scale = round_to_f16(static_cast<float>(xs / ss));
+  }
+}
+
+void GridFitter::fit_unit(std::span<const float> values, std::span<const float> importance, UnitGrids& grids) {
+  if (!scheme_.is_super_block()) {
+    grids.groups[0] = fit(values, importance);
+    return;
+  }
+  const auto size = static_cast<size_t>(scheme_.group);
+  fits_.clear();
+  for (size_t g = 0; g < static_cast<size_t>(groups_); ++g)
+    fits_.push_back(fit_group(values.subspan(g * size, size),
+                              importance.empty() ? importance : importance.subspan(g * size, size)));
+  grids = {};
+  if (std::ranges::any_of(fits_, [](const Fit& fit) { return !std::isfinite(fit.scale); })) {
+    grids.groups[0].scale = std::numeric_limits<float>::infinity();
+    return;
+  }
+  choose_super_scale(fits_, grids);
+  if (scheme_.has_minima()) choose_super_minimum(fits_, grids);
+  expand(grids);
+  if (rule_ == GridRule::kLargestWeight) return;
+  refit(values, importance, grids);
+  expand(grids);
 }
 
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes) {
   const float inverse = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
+  if (const auto levels = levels_of(scheme.book); !levels.empty()) {
+    for (size_t i = 0; i < values.size(); ++i) codes[i] = nearest_level(levels, values[i] * inverse);
+    return;
+  }
   const float low = -static_cast<float>(grid.zero), high = static_cast<float>(scheme.max_code() - grid.zero);
   for (size_t i = 0; i < values.size(); ++i) {
-    const float level = std::clamp(values[i] * inverse, low, high);
+    const float level = std::clamp((values[i] + grid.minimum) * inverse, low, high);
     codes[i] = static_cast<uint8_t>(static_cast<int>((level + kRound) - kRound) + grid.zero);
   }
+}
+
+void store_grids(const UnitGrids& grids, int64_t row, int64_t unit, QuantizedMatrix& m) {
+  const int64_t size = m.scheme.unit_size(m.cols), groups = size / m.scheme.group_size(m.cols);
+  const auto first = static_cast<size_t>(row * m.groups() + unit * groups);
+  for (size_t g = 0; g < static_cast<size_t>(groups); ++g) {
+    m.scales[first + g] = grids.groups[g].scale;
+    if (!m.zeros.empty()) m.zeros[first + g] = grids.groups[g].zero;
+    if (!m.minima.empty()) m.minima[first + g] = grids.groups[g].minimum;
+    if (!m.super.scale_codes.empty()) m.super.scale_codes[first + g] = grids.scale_codes[g];
+    if (!m.super.minimum_codes.empty()) m.super.minimum_codes[first + g] = grids.minimum_codes[g];
+  }
+  const auto block = static_cast<size_t>(row * (m.cols / size) + unit);
+  if (!m.super.scales.empty()) m.super.scales[block] = grids.scale;
+  if (!m.super.minima.empty()) m.super.minima[block] = grids.minimum;
 }
 
 }  // namespace retort

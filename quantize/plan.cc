@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "quantize/mixes.h"
 #include "quantize/quantize.h"
 #include "quantize/quantizer.h"
 
@@ -24,7 +25,8 @@ Scheme sixteen_bits(const ModelTensor& tensor) {
 class Planner {
  public:
   Planner(const ModelSource& source, const QuantizeOptions& options)
-      : source_(source), quantizer_(find_quantizer(options.method)), scheme_(checked(options.scheme, false)) {
+      : source_(source), quantizer_(find_quantizer(options.method)), mix_(find_mix(options.scheme)) {
+    scheme_ = checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
     for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, checked(type, true)});
   }
 
@@ -35,7 +37,8 @@ class Planner {
       if (!tensor.scheme.is_dense())
         fail("quantize", tensor.name, "it is quantized already (" + name_of(tensor.scheme) + ")",
              "Quantize the checkpoint that this model was made from");
-      plans.push_back(fitted({&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule), {}}));
+      plans.push_back(
+          fitted({&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}}));
     }
     for (const KeepRule& rule : keep_)
       if (!rule.matched) fail_usage("quantize", "--keep", "no tensor is named like '" + rule.pattern + "'");
@@ -53,7 +56,7 @@ class Planner {
     return scheme;
   }
 
-  Scheme wanted(const ModelTensor& tensor, const TensorRule& rule) {
+  Scheme wanted(const ModelTensor& tensor, const TensorRule& rule, int64_t layer) {
     const bool matrix = tensor.shape.size() == 2;
     for (KeepRule& keep : keep_) {
       if (!glob_match(keep.pattern, tensor.name)) continue;
@@ -61,9 +64,12 @@ class Planner {
       if (matrix || keep.scheme.is_dense()) return keep.scheme;
     }
     if (!matrix) return tensor.scheme;
-    if (rule.input != Input::kNone) return scheme_;
-    // Embedding and head: what their readers look up or multiply in full width.
-    return scheme_.is_block() ? parse_scheme("q8_0") : sixteen_bits(tensor);
+    if (rule.input != Input::kNone) return mix_ ? scheme_in_mix(*mix_, source_.config(), rule, layer) : scheme_;
+    const Scheme base = mix_ ? scheme_in_mix(*mix_, source_.config(), rule, layer) : scheme_;
+    // Embedding and head: what their readers look up or multiply in full width; in GGUF, what llama-quantize does.
+    if (!base.is_block()) return sixteen_bits(tensor);
+    const bool is_head = rule.role == Role::kHead || source_.config().tied_embeddings;
+    return is_head ? head_scheme(base, source_.config()) : base;
   }
 
   static TensorPlan fitted(TensorPlan plan) {
@@ -79,6 +85,7 @@ class Planner {
 
   const ModelSource& source_;
   const Quantizer& quantizer_;
+  const Mix* mix_;  // not null: the types of a mix instead of scheme_
   Scheme scheme_;
   std::vector<KeepRule> keep_;
 };

@@ -8,6 +8,7 @@
 #include "quantize/artifact.h"
 #include "quantize/calibration/layer_walk.h"
 #include "quantize/memory.h"
+#include "quantize/mixes.h"
 #include "quantize/quantizer.h"
 
 namespace fs = std::filesystem;
@@ -20,6 +21,8 @@ constexpr const char* kStateName = "calibration-state";
 void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
   if (options.group_order != "none" && options.group_order != "activation")
     fail_usage("quantize", "--group-order", options.group_order + " is not an order", "Orders are none and activation");
+  if (options.grid != "mse" && options.grid != "max")
+    fail_usage("quantize", "--grid", options.grid + " is not a grid search", "They are mse and max");
   if (!(options.damp >= 0 && options.damp <= 1))
     fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
   if (quantizer.needs_calibration && options.calibration.empty())
@@ -36,7 +39,7 @@ void clear_directory(const fs::path& directory) {
 Json describe(const QuantizeOptions& options, const Quantizer& quantizer) {
   Json keep = Json::object();
   for (const auto& [pattern, type] : options.keep) keep[pattern] = type;
-  Json json{{"method_version", quantizer.version}, {"keep", keep}};
+  Json json{{"method_version", quantizer.version}, {"keep", keep}, {"grid", options.grid}};
   if (!quantizer.needs_calibration) return json;
   json["samples"] = options.samples;
   json["sequence_length"] = options.sequence_length;
@@ -48,21 +51,21 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer) {
 // Solutions in the order in which the tensors are stored: a layer's matrices together where the method is calibrated.
 class Solver {
  public:
-  Solver(const ModelSource& source, std::unique_ptr<LayerWalk> walk, Context& context)
-      : source_(source), walk_(std::move(walk)), context_(context) {}
+  Solver(const ModelSource& source, std::unique_ptr<LayerWalk> walk, GridRule grid, Context& context)
+      : source_(source), walk_(std::move(walk)), grid_(grid), context_(context) {}
 
   SolvedMatrix solve(const TensorPlan& plan) {
     if (walk_ && plan.rule->input != Input::kNone) {
       if (layer_ != plan.layer) solved_ = walk_->solve_layer(layer_ = plan.layer);
       return std::move(solved_.at(plan.tensor->name));
     }
-    const MatrixTask task = task_of(source_, plan);
-    return std::move(solve_rtn({&task, 1}, nullptr, {}, context_).front());
+    return round_to_nearest(task_of(source_, plan), {}, grid_, context_);
   }
 
  private:
   const ModelSource& source_;
   std::unique_ptr<LayerWalk> walk_;
+  const GridRule grid_;
   Context& context_;
   int64_t layer_ = -1;
   std::map<std::string, SolvedMatrix> solved_;  // of layer_
@@ -96,12 +99,13 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   clear_directory(directory);
   std::unique_ptr<LayerWalk> walk;
   if (quantizer.needs_calibration) walk = make_layer_walk(source, plans, options, state, context);
-  Solver solver(source, std::move(walk), context);
+  const GridRule grid = options.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError;
+  Solver solver(source, std::move(walk), grid, context);
   QuantizedWriter writer(source, directory, context);
   quantize_tensors(plans, solver, writer, context);
   fs::remove_all(state);
   QuantizeSummary summary;
-  summary.scheme = name_of(parse_scheme(options.scheme));
+  summary.scheme = find_mix(options.scheme) ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
   writer.finish(summary, describe(options, quantizer));
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

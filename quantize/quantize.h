@@ -22,6 +22,7 @@ struct QuantizeOptions {
   int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)
   std::string group_order = "activation";      // or "none": columns are solved as they come
   double damp = 0.01;
+  std::string grid = "mse";  // or "max": as wide as the largest weight, without a search
 };
 
 struct QuantizeSummary {

@@ -36,6 +36,7 @@ struct InputStatistics {
 struct SolverOptions {
   double damp = 0.01;
   bool activation_order = false;
+  GridRule grid = GridRule::kSmallestError;
 };
 
 struct Quantizer {
@@ -51,7 +52,11 @@ struct Quantizer {
 std::span<const Quantizer> quantizers();
 const Quantizer& find_quantizer(std::string_view name);  // a usage Error names the nearest valid one
 
-// Round to nearest, row by row (grid.h); blocks of q4_0 and q8_0 exactly as ggml's reference quantizer makes them.
+// Round to nearest, row by row (grid.h). With GridRule::kLargestWeight, blocks of q4_0 and q8_0 are exactly those of
+// ggml's reference quantizer. `importance` (empty, or one number per column, llama.cpp's imatrix) weights the errors of
+// a column; large weights then count more than small ones.
+SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
+                              Context& context);
 std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                     const SolverOptions& options, Context& context);
 // Second-order error feedback, arXiv:2210.17323. See gptq/.

@@ -8,10 +8,11 @@ namespace retort {
 namespace {
 
 bool any_scheme(const Scheme& scheme) { return !scheme.is_dense(); }
+bool plain_scheme(const Scheme& scheme) { return !scheme.is_dense() && scheme.is_plain(); }
 
 constexpr std::array kQuantizers{
-    Quantizer{.name = "rtn", .version = 1, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
-    Quantizer{.name = "gptq", .version = 1, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
+    Quantizer{.name = "rtn", .version = 2, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
+    Quantizer{.name = "gptq", .version = 2, .needs_calibration = true, .supports = plain_scheme, .solve = solve_gptq},
 };
 
 }  // namespace

@@ -35,66 +35,94 @@ float round_q8_0(std::span<const float> values, std::span<uint8_t> codes) {
 class RowRounder {
  public:
   // `tensor_grid`: the one grid of the whole matrix, where the scheme has one.
-  RowRounder(QuantizedMatrix& matrix, const std::optional<Grid>& tensor_grid)
-      : matrix_(matrix), tensor_grid_(tensor_grid), fitter_(matrix.scheme) {}
+  RowRounder(QuantizedMatrix& matrix, const std::optional<Grid>& tensor_grid, GridRule rule,
+             std::span<const float> importance)
+      : matrix_(matrix),
+        tensor_grid_(tensor_grid),
+        rule_(rule),
+        importance_(importance),
+        fitter_(matrix.scheme, rule) {}
 
   void round(int64_t row, std::span<const float> values) {
-    const int64_t groups = matrix_.groups();
-    const auto size = static_cast<size_t>(matrix_.scheme.group_size(matrix_.cols));
-    for (int64_t g = 0; g < groups; ++g) {
-      const size_t start = static_cast<size_t>(g) * size;
-      const std::span codes(matrix_.codes.data() + row * matrix_.cols + start, size);
-      const Grid grid = round_group(values.subspan(start, size), codes);
-      const auto index = static_cast<size_t>(row * groups + g);
-      matrix_.scales[index] = grid.scale;
-      if (!matrix_.zeros.empty()) matrix_.zeros[index] = grid.zero;
+    const auto size = static_cast<size_t>(matrix_.scheme.unit_size(matrix_.cols));
+    const std::span<const float> importance = importance_.empty() ? importance_ : weigh(values);
+    for (size_t unit = 0; unit < values.size() / size; ++unit) {
+      const size_t start = unit * size;
+      const std::span codes(matrix_.codes.data() + static_cast<size_t>(row * matrix_.cols) + start, size);
+      round_unit(values.subspan(start, size), importance.empty() ? importance : importance.subspan(start, size), codes);
+      store_grids(grids_, row, static_cast<int64_t>(unit), matrix_);
     }
   }
 
  private:
-  Grid round_group(std::span<const float> values, std::span<uint8_t> codes) {
+  void round_unit(std::span<const float> values, std::span<const float> importance, std::span<uint8_t> codes) {
     const Scheme& scheme = matrix_.scheme;
-    if (scheme.block == BlockType::kQ4_0) return {round_q4_0(values, codes), scheme.middle()};
-    if (scheme.block == BlockType::kQ8_0) return {round_q8_0(values, codes), scheme.middle()};
-    const Grid grid = tensor_grid_ ? *tensor_grid_ : fitter_.fit(values);
-    if (std::isfinite(grid.scale)) encode(scheme, grid, values, codes);
-    return grid;
+    if (rule_ == GridRule::kLargestWeight && scheme.block == BlockType::kQ4_0)
+      return void(grids_.groups[0] = {round_q4_0(values, codes), scheme.middle()});
+    if (rule_ == GridRule::kLargestWeight && scheme.block == BlockType::kQ8_0)
+      return void(grids_.groups[0] = {round_q8_0(values, codes), scheme.middle()});
+    if (tensor_grid_)
+      grids_.groups[0] = *tensor_grid_;
+    else
+      fitter_.fit_unit(values, importance, grids_);
+    if (!std::isfinite(grids_.groups[0].scale)) return;
+    const auto size = static_cast<size_t>(scheme.group_size(matrix_.cols));
+    for (size_t g = 0; g < values.size() / size; ++g)
+      encode(scheme, grids_.groups[g], values.subspan(g * size, size), codes.subspan(g * size, size));
+  }
+
+  // As llama.cpp weighs a column's importance: large weights count more (ggml-quants.c, quantize_row_q4_K_impl).
+  std::span<const float> weigh(std::span<const float> values) {
+    double squares = 0;
+    for (const float value : values) squares += static_cast<double>(value) * value;
+    const auto spread = static_cast<float>(squares / static_cast<double>(values.size()));
+    weights_.resize(values.size());
+    for (size_t i = 0; i < values.size(); ++i) weights_[i] = importance_[i] * std::sqrt(spread + values[i] * values[i]);
+    return weights_;
   }
 
   QuantizedMatrix& matrix_;
   const std::optional<Grid>& tensor_grid_;
+  const GridRule rule_;
+  const std::span<const float> importance_;  // of the columns
   GridFitter fitter_;
+  UnitGrids grids_;
+  std::vector<float> weights_;
 };
 
 // Rounds every row; the reason when that cannot be done.
-std::string round_rows(const MatrixTask& task, const std::optional<Grid>& tensor_grid, QuantizedMatrix& matrix,
-                       Context& context) {
+std::string round_rows(const MatrixTask& task, std::span<const float> importance, GridRule rule,
+                       QuantizedMatrix& matrix, Context& context) {
+  const std::optional<Grid> tensor_grid = fit_tensor_grid(task);
   std::atomic<bool> finite{true};
   for_each_piece(task, context, [&](const RowPiece& piece) {
     if (!all_finite(piece.values)) return finite.store(false);
-    RowRounder rounder(matrix, tensor_grid);
+    RowRounder rounder(matrix, tensor_grid, rule, importance);
     for (int64_t r = 0; r < piece.count; ++r)
       rounder.round(piece.first + r, piece.values.subspan(static_cast<size_t>(r * task.cols), task.cols));
   });
   if (!finite) return "the weights hold NaN or infinity";
-  return all_finite(matrix.scales) ? "" : "a scale is too large for f16";
+  return all_finite(matrix.scales) && all_finite(matrix.minima) && all_finite(matrix.super.scales)
+             ? ""
+             : "a scale is too large for f16";
 }
 
-SolvedMatrix solve_one(const MatrixTask& task, Context& context) {
+}  // namespace
+
+SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
+                              Context& context) {
   const auto start = std::chrono::steady_clock::now();
   SolvedMatrix solved{.matrix = make_quantized(task.scheme, task.rows, task.cols), .method = "rtn", .fallback = {}};
-  solved.fallback = round_rows(task, fit_tensor_grid(task), *solved.matrix, context);
+  solved.fallback = round_rows(task, importance, rule, *solved.matrix, context);
   if (!solved.fallback.empty()) solved.matrix.reset();
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }
 
-}  // namespace
-
 std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* /*statistics*/,
-                                    const SolverOptions& /*options*/, Context& context) {
+                                    const SolverOptions& options, Context& context) {
   std::vector<SolvedMatrix> solved;
-  for (const MatrixTask& task : group) solved.push_back(solve_one(task, context));
+  for (const MatrixTask& task : group) solved.push_back(round_to_nearest(task, {}, options.grid, context));
   return solved;
 }
 

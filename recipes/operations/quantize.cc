@@ -22,6 +22,8 @@ constexpr ParamSpec kParams[] = {
      "none|activation"},
     {"damp", ParamType::kNumber, "0.01", "gptq: share of the mean diagonal that is added to it", false, false, "", 0,
      1},
+    {"grid", ParamType::kText, "mse",
+     "rtn: scales by the smallest squared error, or as wide as the largest weight", false, false, "mse|max"},
     {"keep", ParamType::kList, "",
      "PATTERN=TYPE: tensors of other types, by a glob on their names; TYPE is a scheme, f16, bf16 or f32"},
 };
@@ -35,6 +37,7 @@ QuantizeOptions read_options(const Params& params) {
   options.sequence_length = params.integer("sequence-length");
   options.group_order = params.text("group-order");
   options.damp = params.number("damp");
+  options.grid = params.text("grid");
   if (!params.has("keep")) return options;
   for (const std::string& rule : params.list("keep")) {
     const size_t equals = rule.rfind('=');

@@ -96,6 +96,85 @@ INSTANTIATE_TEST_SUITE_P(Schemes, GridSearch,
                                            "int2-g32-asym", "int3-g32-asym", "int4-g32-asym", "int8-g32-asym"),
                          scheme_label);
 
+// Blocks of GGUF and code books: one unit of a row.
+class UnitSearch : public ::testing::TestWithParam<std::string> {
+ protected:
+  QuantizedMatrix fitted(const std::vector<float>& values, const std::vector<float>& importance, GridRule rule) const {
+    const Scheme scheme = parse_scheme(GetParam());
+    QuantizedMatrix m = make_quantized(scheme, 1, static_cast<int64_t>(values.size()));
+    UnitGrids grids;
+    GridFitter(scheme, rule).fit_unit(values, importance, grids);
+    store_grids(grids, 0, 0, m);
+    const auto size = static_cast<size_t>(scheme.group_size(m.cols));
+    for (size_t g = 0; g < values.size() / size; ++g)
+      encode(scheme, grids.groups[g], std::span(values).subspan(g * size, size),
+             std::span(m.codes).subspan(g * size, size));
+    return m;
+  }
+  static double error_of(const QuantizedMatrix& m, const std::vector<float>& values,
+                         const std::vector<float>& importance) {
+    const auto decoded = dequantize(m);
+    double sum = 0;
+    for (size_t i = 0; i < values.size(); ++i)
+      sum += (importance.empty() ? 1.0 : importance[i]) * std::pow(static_cast<double>(values[i]) - decoded[i], 2);
+    return sum;
+  }
+  std::vector<float> unit(unsigned seed) const {
+    const Scheme scheme = parse_scheme(GetParam());
+    auto values = gaussian(static_cast<size_t>(scheme.unit_size(64)), 0.02f, seed);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = values[i] * (1 + static_cast<float>(i % 7)) + 0.004f;
+    return values;
+  }
+};
+
+TEST_P(UnitSearch, GivesLegalScalesAndNearestCodes) {
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    const auto values = unit(seed);
+    const QuantizedMatrix m = fitted(values, {}, GridRule::kSmallestError);
+    check_matrix(m, GetParam());
+    const auto decoded = dequantize(m);
+    QuantizedMatrix other = m;
+    for (int code = 0; code <= m.scheme.max_code(); ++code) {
+      std::fill(other.codes.begin(), other.codes.end(), static_cast<uint8_t>(code));
+      const auto instead = dequantize(other);
+      for (size_t i = 0; i < values.size(); ++i)
+        EXPECT_LE(std::abs(values[i] - decoded[i]), std::abs(values[i] - instead[i]) * (1 + 1e-4) + 1e-7) << i;
+    }
+  }
+}
+
+TEST_P(UnitSearch, LeavesLessErrorThanThePlainRule) {
+  double searched = 0, plain = 0;
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    const auto values = unit(seed);
+    searched += error_of(fitted(values, {}, GridRule::kSmallestError), values, {});
+    plain += error_of(fitted(values, {}, GridRule::kLargestWeight), values, {});
+  }
+  EXPECT_LT(searched, (parse_scheme(GetParam()).bits == 8 ? 1.0 : 0.97) * plain);
+}
+
+TEST_P(UnitSearch, ImportanceLowersTheErrorWhereItIsHigh) {
+  double weighted = 0, even = 0;
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    const auto values = unit(seed);
+    std::vector<float> importance(values.size());
+    for (size_t i = 0; i < importance.size(); ++i) importance[i] = i % 5 == 0 ? 30.0f : 1.0f;
+    weighted += error_of(fitted(values, importance, GridRule::kSmallestError), values, importance);
+    even += error_of(fitted(values, {}, GridRule::kSmallestError), values, importance);
+  }
+  EXPECT_LT(weighted, even);
+}
+
+TEST_P(UnitSearch, ZerosStayZeros) {
+  const std::vector<float> values(unit(1).size(), 0.0f);
+  EXPECT_EQ(error_of(fitted(values, {}, GridRule::kSmallestError), values, {}), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, UnitSearch,
+                         ::testing::Values("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k",
+                                           "q5_k", "q6_k", "iq4_xs", "nf4-g64"),
+                         scheme_label);
+
 TEST(GridFitter, AsymmetricRangesIncludeZero) {
   for (const char* name : {"int2-g32-asym", "int4-g32-asym", "int8-g32-asym"}) {
     GridFitter fitter(parse_scheme(name));

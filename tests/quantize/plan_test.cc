@@ -88,12 +88,40 @@ TEST_F(QuantizeByRtn, WideCheckpointsGetSixteenBitMatrices) {
   EXPECT_EQ(schemes.at(kNorm), "f32");
 }
 
-TEST_F(QuantizeByRtn, BlockSchemesGiveEmbeddingAndHeadEightBits) {
+TEST_F(QuantizeByRtn, BlockSchemesGiveTheHeadWhatLlamaQuantizeDoes) {
+  // 96 columns hold no super-block: the head gets q8_0.
   for (const char* scheme : {"q4_0", "q8_0"}) {
     const auto schemes = schemes_of(plan_tensors(*model(), options(scheme)));
     EXPECT_EQ(schemes.at(kQuery), scheme);
-    EXPECT_EQ(schemes.at(kEmbedding), "q8_0");
+    EXPECT_EQ(schemes.at(kEmbedding), scheme);
     EXPECT_EQ(schemes.at("lm_head.weight"), "q8_0");
+  }
+  const auto wide = schemes_of(plan_tensors(*model({.hidden_size = 256, .ffn_size = 512}), options("q4_0")));
+  EXPECT_EQ(wide.at("lm_head.weight"), "q6_k");
+}
+
+// Files that llama-quantize made.
+TEST_F(QuantizeByRtn, MixesGiveEachTensorTheTypeThatLlamaQuantizeGivesIt) {
+  const fs::path shared = RETORT_SOURCE_DIR "/../shared/data";
+  if (!fs::exists(shared / "quantized/gguf")) GTEST_SKIP() << "shared/data/quantized is absent";
+  const auto source = open_model(shared / "weights/books-5.8m");
+  for (const char* name : {"Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q6_K"}) {
+    const auto theirs = open_model(shared / "quantized/gguf" / (std::string("books-5.8m-") + name + ".gguf"));
+    std::string scheme = name;
+    std::ranges::transform(scheme, scheme.begin(), [](unsigned char c) { return std::tolower(c); });
+    for (const TensorPlan& plan : plan_tensors(*source, options(scheme))) {
+      if (plan.tensor->shape.size() < 2) continue;
+      EXPECT_EQ(name_of(plan.scheme), name_of(theirs->at(plan.tensor->name).scheme)) << name << plan.tensor->name;
+    }
+  }
+}
+
+TEST_F(QuantizeByRtn, WidthsThatNoSuperBlockDividesGetBlocksOf32) {
+  const auto source = model({.ffn_size = 192});
+  for (const auto& [scheme, narrow] :
+       {std::pair{"q4_k", "q5_0"}, {"q5_k_m", "q5_1"}, {"q6_k", "q8_0"}, {"q3_k_s", "iq4_nl"}}) {
+    const auto schemes = schemes_of(plan_tensors(*source, options(scheme)));
+    EXPECT_EQ(schemes.at(kDown), narrow) << scheme;
   }
 }
 

@@ -16,10 +16,10 @@ namespace {
 
 class Rtn : public ::testing::Test {
  protected:
-  SolvedMatrix solve(const MatrixTask& task, int threads = 1) {
+  SolvedMatrix solve(const MatrixTask& task, int threads = 1, GridRule rule = GridRule::kSmallestError) {
     ThreadPool pool(threads);
     Context context{pool, sink_};
-    return std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+    return round_to_nearest(task, {}, rule, context);
   }
   double error_of(const MatrixTask& task, const QuantizedMatrix& matrix, int threads = 1) {
     ThreadPool pool(threads);
@@ -93,7 +93,7 @@ TEST_F(Rtn, BlocksEqualGgmls) {
     std::memcpy(values.data() + size, bytes.data(), bytes.size());
   }
   for (const auto& [scheme, type] : {std::pair{"q4_0", "Q4_0"}, {"q8_0", "Q8_0"}}) {
-    const SolvedMatrix solved = solve(matrix_task(values, 32, scheme));
+    const SolvedMatrix solved = solve(matrix_task(values, 32, scheme), 1, GridRule::kLargestWeight);
     for (size_t row = 0; row < values.size() / 32; ++row)
       EXPECT_EQ(ggml_block(*solved.matrix, static_cast<int64_t>(row)), from_hex(golden[type][row].get<std::string>()))
           << scheme << " block " << row;

@@ -1,0 +1,29 @@
+// The GGUF mixes: which block type each tensor of a model gets, by its role and its layer.
+// Source: llama.cpp, src/llama-quant.cpp, llama_tensor_get_type; a file of the same name has the same size.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/arch/family.h"
+#include "core/pack/scheme.h"
+
+namespace retort {
+
+struct Mix;
+
+// nullptr: the name is not that of a mix. q2_k, q6_k, iq4_nl and iq4_xs are both a block type and a mix: in --scheme
+// the mix is meant, in --keep the type.
+const Mix* find_mix(std::string_view name);
+std::vector<std::string> mix_names();
+std::string_view base_of(const Mix& mix);  // the type of most of its tensors
+
+// The type of a matrix. `rule` and `layer` as in expected_tensors.
+Scheme scheme_in_mix(const Mix& mix, const ModelConfig& config, const TensorRule& rule, int64_t layer);
+// The type of the head, or of the embedding where it is the head too, in a GGUF of `base`: q6_k, or base if that is
+// q8_0.
+Scheme head_scheme(const Scheme& base, const ModelConfig& config);
+
+}  // namespace retort
