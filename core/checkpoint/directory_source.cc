@@ -1,25 +1,24 @@
-// Hugging Face directories, and native quantized ones: the same with quantized matrices in several parts.
+// Hugging Face directories: dense tensors as they are, quantized matrices in several parts (stored_weights.h).
 #include <algorithm>
-#include <array>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "core/base/error.h"
 #include "core/checkpoint/shard_set.h"
 #include "core/checkpoint/sources.h"
-#include "core/pack/packed_format.h"
+#include "core/checkpoint/stored_weights.h"
 
 namespace fs = std::filesystem;
 
 namespace retort {
 namespace {
 
-constexpr std::array kPartNames{"codes", "scales", "zeros", "groups", "blocks"};
-
-// One tensor of the model: a dense one has a single part without a name.
+// One tensor of the model: a dense one is stored as one tensor, a quantized one in parts.
 struct Entry {
-  std::vector<std::string_view> names;
-  std::vector<StoredTensor> parts;
+  std::vector<StoredTensor> stored;
+  std::optional<StoredWeight> weight;
+  std::vector<PackedPartView> parts;  // views of `stored`
 };
 
 DType dense_type(DType stored) { return stored == DType::kF16 || stored == DType::kBF16 ? stored : DType::kF32; }
@@ -42,19 +41,19 @@ void read_eos_ids(const SideFile* file, ModelConfig& config, const std::string& 
 class DirectorySource final : public ModelSource {
  public:
   explicit DirectorySource(const fs::path& path)
-      : path_(path), config_(parse_config(read_config(), (path / "config.json").string())), shards_(path) {
+      : path_(path),
+        config_label_((path / "config.json").string()),
+        config_(parse_config(read_config(), config_label_)),
+        quantization_(config_, config_label_),
+        shards_(path) {
     side_files_ = read_side_files(path);
     read_eos_ids(side_file("generation_config.json"), config_, (path / "generation_config.json").string());
-    read_schemes();
     for (const ExpectedTensor& expected : expected_tensors(config_)) add(expected);
-    if (!schemes_.empty())
-      fail("checkpoint", path_.string(),
-           "quantization_config names '" + schemes_.begin()->first + "', which is not a matrix of this model");
     list_extras();
   }
 
   const fs::path& path() const override { return path_; }
-  std::string_view container() const override { return native_ ? "native" : "huggingface"; }
+  std::string_view container() const override { return quantization_.container(); }
   const ModelConfig& config() const override { return config_; }
   std::span<const ModelTensor> tensors() const override { return tensors_; }
   std::span<const std::string> problems() const override { return problems_; }
@@ -66,29 +65,29 @@ class DirectorySource final : public ModelSource {
 
   void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
   void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;
-  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override {
-    return read_rows(tensor, 0, tensor.rows());
-  }
+  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override;
 
  private:
   Json read_config() const;
-  void read_schemes();
   void add(const ExpectedTensor& expected);
   void add_dense(const ExpectedTensor& expected);
-  void add_quantized(const ExpectedTensor& expected, const Scheme& scheme);
+  void add_quantized(const ExpectedTensor& expected, Entry entry);
+  Entry parts_of(const ExpectedTensor& expected) const;
+  void add_problem(std::string problem);
   [[noreturn]] void missing(const ExpectedTensor& expected) const;
   void check_tied_head();
   void list_extras();
 
   const Entry& entry(const ModelTensor& tensor) const;
   QuantizedMatrix read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
+  void release_parts(const Entry& stored, int64_t rows, int64_t first, int64_t count) const;
   static void release(const StoredTensor& stored, std::span<const std::byte> rows);
 
   fs::path path_;
+  std::string config_label_;
   ModelConfig config_;
+  StoredQuantization quantization_;
   ShardSet shards_;
-  bool native_ = false;
-  std::unordered_map<std::string, Scheme> schemes_;  // of the quantized tensors not yet added
   std::vector<ModelTensor> tensors_;
   std::unordered_map<std::string, Entry> entries_;
   std::unordered_set<std::string> used_;  // stored tensors that belong to the model
@@ -101,38 +100,31 @@ Json DirectorySource::read_config() const {
   return read_json_file(path_ / "config.json");
 }
 
-void DirectorySource::read_schemes() {
-  const std::string label = (path_ / "config.json").string();
-  const auto quantization = config_.json.find("quantization_config");
-  if (quantization == config_.json.end() || quantization->is_null()) return;
-  if (!quantization->is_object()) fail("checkpoint", label, "quantization_config is not an object");
-  const auto method = json_value<std::string>(*quantization, "quant_method", "(unnamed)", label);
-  if (method != "retort")
-    fail("checkpoint", path_.string(), "checkpoints quantized by '" + method + "' are not read yet");
-  if (const auto version = json_required<int64_t>(*quantization, "version", label); version != 1)
-    fail("checkpoint", label, "the version " + std::to_string(version) + " of the quantized layout is not known",
-         "This program reads version 1");
-  const auto tensors = quantization->find("tensors");
-  if (tensors == quantization->end() || !tensors->is_object())
-    fail("checkpoint", label, "quantization_config has no object 'tensors'");
-  native_ = true;
-  for (const auto& [name, scheme] : tensors->items()) {
-    const auto parsed = scheme.is_string() ? find_scheme(scheme.get<std::string>()) : std::nullopt;
-    if (!parsed || parsed->is_dense())
-      fail("checkpoint", label, "the scheme " + scheme.dump() + " of the tensor '" + name + "' is not known");
-    schemes_.emplace(name, *parsed);
-  }
-}
-
 void DirectorySource::missing(const ExpectedTensor& expected) const {
   fail("checkpoint", path_.string(), "the tensor '" + expected.name + "' is missing");
 }
 
+void DirectorySource::add_problem(std::string problem) {
+  if (std::ranges::find(problems_, problem) == problems_.end()) problems_.push_back(std::move(problem));
+}
+
+Entry DirectorySource::parts_of(const ExpectedTensor& expected) const {
+  Entry entry;
+  if (expected.shape.size() != 2) return entry;
+  for (const StoredPart& part : quantization_.parts()) {
+    const StoredTensor* stored = shards_.find(quantization_.part_name(expected.name, part));
+    if (stored == nullptr) continue;
+    entry.stored.push_back(*stored);
+    entry.parts.push_back({part.name, stored->info->dtype, stored->info->shape, stored->bytes()});
+  }
+  entry.weight = quantization_.find(expected.name, expected.shape[0], expected.shape[1], entry.parts);
+  return entry;
+}
+
 void DirectorySource::add(const ExpectedTensor& expected) {
-  const auto scheme = schemes_.find(expected.name);
-  if (scheme == schemes_.end()) return add_dense(expected);
-  add_quantized(expected, scheme->second);
-  schemes_.erase(scheme);
+  Entry entry = parts_of(expected);
+  if (!entry.weight) return add_dense(expected);
+  add_quantized(expected, std::move(entry));
 }
 
 void DirectorySource::add_dense(const ExpectedTensor& expected) {
@@ -147,25 +139,25 @@ void DirectorySource::add_dense(const ExpectedTensor& expected) {
     problems_.push_back("the tensor '" + expected.name + "' is stored as " + std::string(name_of(stored_type)) +
                         " and read as f32");
   used_.insert(expected.name);
-  entries_.emplace(expected.name, Entry{{""}, {*stored}});
+  entries_.emplace(expected.name, Entry{{*stored}, {}, {}});
   const std::string name(stored_type == type ? "" : name_of(stored_type));
   tensors_.push_back({expected.name, expected.shape, parse_scheme(name_of(type)), stored->info->bytes, name});
 }
 
-void DirectorySource::add_quantized(const ExpectedTensor& expected, const Scheme& scheme) {
-  if (expected.shape.size() != 2) fail("checkpoint", path_.string(), "'" + expected.name + "' is not a matrix");
-  ModelTensor tensor{expected.name, expected.shape, scheme, 0, {}};
-  Entry entry;
-  for (const char* part : kPartNames) {
-    const std::string name = expected.name + "." + part;
-    const StoredTensor* stored = shards_.find(name);
-    if (stored == nullptr) continue;
-    used_.insert(name);
-    entry.names.push_back(part);
-    entry.parts.push_back(*stored);
-    tensor.bytes += stored->info->bytes;
-  }
+void DirectorySource::add_quantized(const ExpectedTensor& expected, Entry entry) {
   if (entry.parts.empty()) missing(expected);
+  const StoredWeight& weight = *entry.weight;
+  ModelTensor tensor{expected.name, expected.shape, weight.scheme, 0, {}};
+  for (const StoredTensor& stored : entry.stored) {
+    used_.insert(stored.info->name);
+    tensor.bytes += stored.info->bytes;
+  }
+  if (!weight.problem.empty()) add_problem(weight.problem);
+  if (!weight.f16_scales) {
+    tensor.scheme = parse_scheme("f32");
+    tensor.stored = name_of(weight.scheme);
+    add_problem("some scales are numbers that f16 does not hold: the weights that have them are read as f32");
+  }
   entries_.emplace(expected.name, std::move(entry));
   read_rows(tensor, 0, 1);  // checks the types and shapes of all parts
   tensors_.push_back(std::move(tensor));
@@ -209,32 +201,36 @@ void DirectorySource::release(const StoredTensor& stored, std::span<const std::b
     stored.file->file().release(static_cast<uint64_t>(rows.data() - stored.file->file().bytes().data()), rows.size());
 }
 
-QuantizedMatrix DirectorySource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
-  if (tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is not quantized");
-  const Entry& stored = entry(tensor);
-  const std::string subject = path_.string() + " tensor '" + tensor.name + "'";
-  std::vector<PackedPartView> views;
-  for (size_t i = 0; i < stored.parts.size(); ++i) {
-    const TensorInfo& info = *stored.parts[i].info;
-    PackedPartView view{stored.names[i], info.dtype, info.shape, stored.parts[i].bytes()};
-    if (info.shape.size() == 2) {  // a part by rows; the others belong to the whole matrix
-      if (info.shape[0] != tensor.rows())
-        fail("unpack", subject, "'" + std::string(view.name) + "' has the wrong shape");
-      const size_t row_bytes = view.bytes.size() / static_cast<size_t>(tensor.rows());
-      view.shape[0] = count;
-      view.bytes = view.bytes.subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
-    }
-    views.push_back(std::move(view));
+void DirectorySource::release_parts(const Entry& entry, int64_t rows, int64_t first, int64_t count) const {
+  for (size_t i = 0; i < entry.parts.size(); ++i) {
+    const auto part = std::ranges::find(quantization_.parts(), entry.parts[i].name, &StoredPart::name);
+    const auto bytes = entry.parts[i].bytes;
+    const size_t row_bytes = bytes.size() / static_cast<size_t>(rows);
+    if (part->row_axis == 0)
+      release(entry.stored[i],
+              bytes.subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes));
+    else if (first + count == rows)  // every reading of rows touches all its pages
+      release(entry.stored[i], bytes);
   }
-  QuantizedMatrix matrix = storage_format(tensor.scheme).unpack(tensor.scheme, count, tensor.cols(), views, subject);
-  for (size_t i = 0; i < views.size(); ++i) release(stored.parts[i], views[i].bytes);
+}
+
+QuantizedMatrix DirectorySource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
+  const Entry& stored = entry(tensor);
+  QuantizedMatrix matrix = quantization_.unpack(*stored.weight, tensor.rows(), tensor.cols(), stored.parts, first,
+                                                count, path_.string() + " tensor '" + tensor.name + "'");
+  release_parts(stored, tensor.rows(), first, count);
   return matrix;
+}
+
+QuantizedMatrix DirectorySource::read_quantized(const ModelTensor& tensor) const {
+  if (tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is not quantized");
+  return read_rows(tensor, 0, tensor.rows());
 }
 
 void DirectorySource::read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const {
   check_rows(tensor, first, count, out.size(), static_cast<size_t>(count * tensor.cols()));
-  if (!tensor.scheme.is_dense()) return dequantize_rows(read_rows(tensor, first, count), 0, count, out);
-  const StoredTensor& stored = entry(tensor).parts.front();
+  if (entry(tensor).weight) return dequantize_rows(read_rows(tensor, first, count), 0, count, out);
+  const StoredTensor& stored = entry(tensor).stored.front();
   const size_t row_bytes = stored.info->bytes / static_cast<size_t>(tensor.rows());
   const auto rows =
       stored.bytes().subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
@@ -247,8 +243,8 @@ void DirectorySource::read_dense(const ModelTensor& tensor, int64_t first, int64
   if (!tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is quantized");
   const size_t elements = static_cast<size_t>(count * tensor.cols());
   check_rows(tensor, first, count, out.size(), elements * size_of(*tensor.scheme.dense));
-  const StoredTensor& stored = entry(tensor).parts.front();
-  if (stored.info->dtype != *tensor.scheme.dense) {
+  const StoredTensor& stored = entry(tensor).stored.front();
+  if (entry(tensor).weight || stored.info->dtype != *tensor.scheme.dense) {
     std::vector<float> values(elements);
     read_f32(tensor, first, count, values);
     return encode_from_f32(*tensor.scheme.dense, values, out);

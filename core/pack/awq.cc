@@ -79,8 +79,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const int64_t groups = m.groups(), words = rows / kPerWord;
   const auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {cols, words}, subject));
   const auto zeros = values_of<uint32_t>(require_part(parts, "qzeros", DType::kI32, {groups, words}, subject));
-  const auto scales =
-      floats_of(require_part(parts, "scales", {DType::kF16, DType::kBF16, DType::kF32}, {groups, rows}, subject));
+  const std::vector<float> scales = require_scales(parts, "scales", {groups, rows}, subject);
   unpack_words(codes, rows, cols,
                [&](int64_t r, int64_t c, uint8_t code) { m.codes[static_cast<size_t>(r * cols + c)] = code; });
   unpack_words(zeros, rows, groups, [&](int64_t r, int64_t g, uint8_t zero) {
@@ -90,7 +89,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
     if (!scheme.symmetric) m.zeros[at] = zero;
     m.scales[at] = scales[static_cast<size_t>(g * rows + r)];
   });
-  check_matrix(m, subject);
+  check_integers(m, subject);
   return m;
 }
 

@@ -10,6 +10,7 @@ std::vector<PackedFormat> block_formats();               // blocks_format.cc: a 
 extern const PackedFormat kGptqV1Format, kGptqV2Format;  // gptq.cc
 extern const PackedFormat kAwqFormat;                    // awq.cc
 extern const PackedFormat kMlxFormat;                    // mlx.cc
+extern const PackedFormat kCompressedTensorsFormat;      // compressed_tensors.cc
 extern const PackedFormat kMatMulNBitsFormat;            // matmulnbits.cc
 extern const PackedFormat kDequantizeLinearFormat;       // dequantizelinear.cc
 

@@ -5,35 +5,14 @@
 #include <algorithm>
 #include <string>
 
+#include "core/pack/bit_stream.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
 
 namespace retort {
 namespace {
 
-constexpr int kWordBits = 32;
 constexpr int64_t kTile = 16;  // rows packed together: one cache line of words
-
-// Element `index` of a stream of `bits`-bit values in words that lie `stride` apart.
-struct BitStream {
-  uint32_t* words;
-  int64_t stride;
-  int bits;
-
-  void put(int64_t index, uint32_t value) const {
-    const int64_t bit = index * bits, word = bit / kWordBits;
-    const int shift = static_cast<int>(bit % kWordBits);
-    words[word * stride] |= value << shift;
-    if (shift + bits > kWordBits) words[(word + 1) * stride] |= value >> (kWordBits - shift);
-  }
-  uint32_t get(int64_t index) const {
-    const int64_t bit = index * bits, word = bit / kWordBits;
-    const int shift = static_cast<int>(bit % kWordBits);
-    uint32_t value = words[word * stride] >> shift;
-    if (shift + bits > kWordBits) value |= words[(word + 1) * stride] << (kWordBits - shift);
-    return value & ((1u << bits) - 1);
-  }
-};
 
 int64_t words_for(int64_t values, int bits) { return values * bits / kWordBits; }
 
@@ -77,7 +56,10 @@ void read_zeros(QuantizedMatrix& m, std::vector<uint32_t> words, uint32_t zero_o
   const int64_t groups = m.groups(), per_group = words_for(m.rows, m.scheme.bits);
   for_tiles(m.rows, groups, [&](int64_t r, int64_t g) {
     const uint32_t zero = BitStream{words.data() + g * per_group, 1, m.scheme.bits}.get(r) + zero_offset;
-    if (zero > m.scheme.max_code()) fail("unpack", subject, "a zero point is out of range");
+    if (zero > m.scheme.max_code())
+      fail("unpack", subject,
+           "a zero point of version 1 is 0, which its writers store in ways that contradict each other",
+           "Save it with checkpoint_format gptq_v2");
     if (m.scheme.symmetric && zero != m.scheme.middle())
       fail("unpack", subject, "the scheme is symmetric, and a zero point is not the middle");
     if (!m.scheme.symmetric) m.zeros[static_cast<size_t>(r * groups + g)] = static_cast<uint8_t>(zero);
@@ -95,22 +77,25 @@ std::string refuses_shape(const QuantizedMatrix& m) {
 QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
                        uint32_t zero_offset, std::string_view subject) {
   if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
-  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  QuantizedMatrix m{
+      .scheme = scheme, .rows = rows, .cols = cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}};
   if (const std::string reason = refuses_shape(m); !reason.empty()) fail("unpack", subject, reason);
   const int bits = scheme.bits;
   const int64_t groups = m.groups();
   auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {words_for(cols, bits), rows}, subject));
-  const auto scales = values_of<uint16_t>(require_part(parts, "scales", DType::kF16, {groups, rows}, subject));
+  const std::vector<float> scales = require_scales(parts, "scales", {groups, rows}, subject);
+  const auto& zeros = require_part(parts, "qzeros", DType::kI32, {groups, words_for(rows, bits)}, subject);
+  m = make_quantized(scheme, rows, cols);
   for_tiles(rows, cols, [&](int64_t r, int64_t c) {
     m.codes[static_cast<size_t>(r * cols + c)] = static_cast<uint8_t>(BitStream{codes.data() + r, rows, bits}.get(c));
   });
   for_tiles(rows, groups, [&](int64_t r, int64_t g) {
-    m.scales[static_cast<size_t>(r * groups + g)] = f16_to_f32(scales[static_cast<size_t>(g * rows + r)]);
+    m.scales[static_cast<size_t>(r * groups + g)] = scales[static_cast<size_t>(g * rows + r)];
   });
-  const auto& zeros = require_part(parts, "qzeros", DType::kI32, {groups, words_for(rows, bits)}, subject);
   read_zeros(m, values_of<uint32_t>(zeros), zero_offset, subject);
-  m.column_group = values_of<int32_t>(require_part(parts, "g_idx", DType::kI32, {cols}, subject));
-  check_matrix(m, subject);
+  if (find_part(parts, "g_idx") != nullptr)  // some writers leave it out where it says nothing
+    m.column_group = values_of<int32_t>(require_part(parts, "g_idx", DType::kI32, {cols}, subject));
+  check_integers(m, subject);
   if (groups_in_order(m)) m.column_group.clear();
   return m;
 }

@@ -7,8 +7,9 @@ namespace retort {
 
 std::span<const PackedFormat> packed_formats() {
   static const std::vector<PackedFormat> kFormats = [] {
-    std::vector<PackedFormat> formats{kNativeFormat, kGptqV1Format, kGptqV2Format,          kMatMulNBitsFormat,
-                                      kAwqFormat,    kMlxFormat,    kDequantizeLinearFormat};
+    std::vector<PackedFormat> formats{
+        kNativeFormat,      kGptqV1Format,           kGptqV2Format, kAwqFormat, kCompressedTensorsFormat,
+        kMatMulNBitsFormat, kDequantizeLinearFormat, kMlxFormat};
     for (const PackedFormat& format : block_formats()) formats.push_back(format);
     return formats;
   }();

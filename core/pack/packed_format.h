@@ -41,8 +41,8 @@ struct PackedFormat {
 };
 
 // "native": codes (bit-packed, low bits first), scales (f16), zeros (u8), groups (i32);
-// "q8_0", "q4_k", ...: GGUF blocks; "gptq", "gptq_v2"; "awq": its GEMM layout; "matmulnbits": ONNX Runtime;
-// "dequantizelinear": ONNX; "mlx".
+// "q8_0", "q4_k", ...: GGUF blocks; "gptq", "gptq_v2"; "awq": its GEMM layout; "compressed-tensors": pack-quantized;
+// "matmulnbits": ONNX Runtime; "dequantizelinear": ONNX; "mlx".
 std::span<const PackedFormat> packed_formats();
 const PackedFormat& packed_format(std::string_view name);  // an unknown name is our own bug: throws
 // The layout in which native directories and GGUF files store a matrix: "native", or its block type's own.

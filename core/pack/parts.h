@@ -16,28 +16,28 @@
 
 namespace retort {
 
-// The part of that name; absence, another type or shape, and a wrong number of bytes are errors naming `subject`.
-inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name, DType dtype,
-                                          std::initializer_list<int64_t> shape, std::string_view subject) {
-  for (const PackedPartView& part : parts) {
-    if (part.name != name) continue;
-    size_t elements = 1;
-    for (const int64_t size : shape) elements *= static_cast<size_t>(size);
-    const bool right = part.dtype == dtype && std::ranges::equal(part.shape, shape);
-    if (!right || part.bytes.size() != elements * size_of(dtype))
-      fail("unpack", subject, "the part '" + std::string(name) + "' has another type or shape than the scheme needs");
-    return part;
-  }
-  fail("unpack", subject, "the part '" + std::string(name) + "' is missing");
+inline const PackedPartView* find_part(std::span<const PackedPartView> parts, std::string_view name) {
+  const auto part = std::ranges::find(parts, name, &PackedPartView::name);
+  return part == parts.end() ? nullptr : &*part;
 }
 
-// The same where several types hold the values, as scales are F16, BF16 or F32 by the program that wrote them.
+// The part of that name in one of these types; absence, another type or shape, and a wrong number of bytes are errors
+// naming `subject`.
 inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name,
                                           std::initializer_list<DType> dtypes, std::initializer_list<int64_t> shape,
                                           std::string_view subject) {
-  const auto part = std::ranges::find(parts, name, &PackedPartView::name);
-  const bool other = part != parts.end() && std::ranges::find(dtypes, part->dtype) != dtypes.end();
-  return require_part(parts, name, other ? part->dtype : *dtypes.begin(), shape, subject);
+  const PackedPartView* part = find_part(parts, name);
+  if (part == nullptr) fail("unpack", subject, "the part '" + std::string(name) + "' is missing");
+  size_t elements = 1;
+  for (const int64_t size : shape) elements *= static_cast<size_t>(size);
+  const bool right = std::ranges::find(dtypes, part->dtype) != dtypes.end() && std::ranges::equal(part->shape, shape);
+  if (!right || part->bytes.size() != elements * size_of(part->dtype))
+    fail("unpack", subject, "the part '" + std::string(name) + "' has another type or shape than the scheme needs");
+  return *part;
+}
+inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name, DType dtype,
+                                          std::initializer_list<int64_t> shape, std::string_view subject) {
+  return require_part(parts, name, {dtype}, shape, subject);
 }
 
 // A copy as values of T: the bytes usually lie in a mapped file and are not aligned.
@@ -53,6 +53,12 @@ inline std::vector<float> floats_of(const PackedPartView& part) {
   std::vector<float> values(part.bytes.size() / size_of(part.dtype));
   decode_to_f32(part.dtype, part.bytes, values);
   return values;
+}
+
+// Scales of any type that the programs write them in.
+inline std::vector<float> require_scales(std::span<const PackedPartView> parts, std::string_view name,
+                                         std::initializer_list<int64_t> shape, std::string_view subject) {
+  return floats_of(require_part(parts, name, {DType::kF16, DType::kBF16, DType::kF32}, shape, subject));
 }
 
 template <typename T>

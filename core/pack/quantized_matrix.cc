@@ -90,7 +90,7 @@ void dequantize_rows(const QuantizedMatrix& m, int64_t first, int64_t count, std
   }
 }
 
-void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
+void check_integers(const QuantizedMatrix& m, std::string_view subject) {
   const auto scales = static_cast<size_t>(m.rows * m.groups());
   const auto bad = [&](const char* reason) { fail("quantized matrix", subject, reason); };
   if (!m.scheme.fits(m.cols)) bad("the group size does not divide the row length");
@@ -102,7 +102,6 @@ void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
   if (std::ranges::any_of(m.codes, above)) bad("a code is out of range");
   if (std::ranges::any_of(m.zeros, above)) bad("a zero point is out of range");
   if (!all_finite(m.scales) || !all_finite(m.minima)) bad("a scale is not finite");
-  if (!m.scheme.is_super_block() && !(all_f16(m.scales) && all_f16(m.minima))) bad("a scale is not an f16 value");
   if (m.scheme.is_super_block())
     if (const std::string reason = wrong_super_scales(m); !reason.empty()) bad(reason.c_str());
   if (m.scheme.granularity == Granularity::kTensor && !(all_equal(m.scales) && all_equal(m.zeros)))
@@ -111,6 +110,12 @@ void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
   if (m.column_group.size() != static_cast<size_t>(m.cols)) bad("the group index does not name every column");
   for (const int32_t group : m.column_group)
     if (group < 0 || group >= m.groups()) bad("a group index is out of range");
+}
+
+void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
+  check_integers(m, subject);
+  if (!m.scheme.is_super_block() && !(all_f16(m.scales) && all_f16(m.minima)))
+    fail("quantized matrix", subject, "a scale is not an f16 value");
 }
 
 namespace {

@@ -49,6 +49,8 @@ void expand_super_scales(QuantizedMatrix& matrix, int64_t first, int64_t count);
 void dequantize_rows(const QuantizedMatrix& matrix, int64_t first, int64_t count, std::span<float> out);
 // Throws Error(subject) when sizes or codes are out of range: what was read from a file is not trusted.
 void check_matrix(const QuantizedMatrix& matrix, std::string_view subject);
+// The same, but for the rule that scales are f16 values: other programs' files hold bf16 and float32 ones too.
+void check_integers(const QuantizedMatrix& matrix, std::string_view subject);
 // The same matrix with rows in the order given: result row r is row order[r].
 QuantizedMatrix permute_rows(const QuantizedMatrix& matrix, std::span<const int64_t> order);
 

@@ -107,6 +107,8 @@ TEST(Gptq, UnpackChecksWhatItReads) {
   parts[3].bytes[0] = std::byte{2};
   EXPECT_THROW(unpack(64), Error);  // a group that does not exist
   parts.pop_back();
+  EXPECT_NO_THROW(unpack(64));  // without g_idx the groups are in order
+  parts.pop_back();
   EXPECT_THROW(unpack(64), Error);
 }
 
@@ -226,6 +228,57 @@ TEST(Mlx, UnpackChecksWhatItReads) {
   EXPECT_THROW(unpack("int4-g64-asym"), Error);
   parts[2].bytes[0] ^= std::byte{1};
   EXPECT_THROW(unpack("int4-g32-asym"), Error);  // a bias between two zero points
+}
+
+TEST(CompressedTensors, PacksCodesAlongTheInputAndZerosAlongTheOutput) {
+  QuantizedMatrix m = counting("int4-g8-asym", 10, 8);
+  for (size_t i = 0; i < m.zeros.size(); ++i) m.zeros[i] = static_cast<uint8_t>(i);
+  const auto parts = kCompressedTensorsFormat.pack(m);
+  const auto codes = part_values<uint32_t>(parts, "weight_packed");
+  EXPECT_EQ(codes.size(), 10u);
+  EXPECT_EQ(codes[0], 0x76543210u);
+  EXPECT_EQ(codes[1], 0xFEDCBA98u);
+  EXPECT_THAT(part_values<uint32_t>(parts, "weight_zero_point"), ElementsAre(0x76543210, 0x98));
+  EXPECT_THAT(part_values<int64_t>(parts, "weight_shape"), ElementsAre(10, 8));
+  EXPECT_EQ(parts[1].dtype, DType::kBF16);  // 1 + i / 64
+  m.scales[0] = 1.0f + 0x1p-10f;
+  EXPECT_EQ(kCompressedTensorsFormat.pack(m)[1].dtype, DType::kF16);
+}
+
+TEST(CompressedTensors, Packs3BitCodesAcrossWords) {
+  QuantizedMatrix m = make_quantized(parse_scheme("int3-channel-sym"), 1, 22);
+  m.codes[10] = 7;  // bits 30 to 32
+  m.codes[21] = 5;  // bits 63 to 65
+  EXPECT_THAT(part_values<uint32_t>(kCompressedTensorsFormat.pack(m), "weight_packed"),
+              ElementsAre(0xC0000000, 0x80000001, 0x2));
+}
+
+TEST(CompressedTensors, KeepsEveryIntegerOfEveryWidth) {
+  for (const char* scheme :
+       {"int2-g32-sym", "int3-g32-asym", "int4-g128-sym", "int4-g32-asym", "int8-g64-sym", "q8_0", "int8-channel-asym"})
+    expect_round_trip(kCompressedTensorsFormat, random_matrix(scheme, 13, 128));
+  for (const char* scheme : {"int4-channel-sym", "int3-channel-asym"})
+    expect_round_trip(kCompressedTensorsFormat, random_matrix(scheme, 13, 37));
+}
+
+TEST(CompressedTensors, ReadsGroupsInActivationOrderAndDoesNotWriteThem) {
+  QuantizedMatrix m = random_matrix("int4-g32-asym", 8, 64);
+  auto parts = kCompressedTensorsFormat.pack(m);
+  for (int32_t c = 0; c < 64; ++c) m.column_group.push_back(c % 2);
+  EXPECT_THAT(kCompressedTensorsFormat.refuses(m), HasSubstr("activation order"));
+  parts.push_back(make_part("weight_g_idx", DType::kI32, {64}, m.column_group));
+  EXPECT_EQ(kCompressedTensorsFormat.unpack(m.scheme, 8, 64, views(parts), "test").column_group, m.column_group);
+}
+
+TEST(CompressedTensors, ReadsZeroPointsOfEarlierVersions) {
+  const QuantizedMatrix m = random_matrix("int4-g32-asym", 8, 64);
+  auto parts = kCompressedTensorsFormat.pack(m);
+  std::vector<int8_t> zeros;
+  for (const uint8_t zero : m.zeros) zeros.push_back(static_cast<int8_t>(zero - 8));
+  parts[3] = make_part("weight_zero_point", DType::kI8, {8, 2}, zeros);
+  EXPECT_EQ(kCompressedTensorsFormat.unpack(m.scheme, 8, 64, views(parts), "test").zeros, m.zeros);
+  parts[3].bytes[0] = std::byte{0x80};
+  EXPECT_THROW(kCompressedTensorsFormat.unpack(m.scheme, 8, 64, views(parts), "test"), Error);
 }
 
 TEST(MatMulNBits, PacksTheLowNibbleFirst) {

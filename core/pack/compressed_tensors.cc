@@ -1,0 +1,98 @@
+// The layout "pack-quantized" of compressed-tensors (compressors/pack_quantized, 0.19): codes in 32-bit words along the
+// input, zero points in words along the output, both streams with the low bits first (3-bit values straddle words,
+// which they did not before that version). The library's integers are signed, and it stores them with 2^(bits-1) added:
+// our codes and zero points as they are. Groups follow the order of the columns: the library has dropped its group
+// index, which is read from earlier files and not written.
+#include <string>
+
+#include "core/pack/bit_stream.h"
+#include "core/pack/formats.h"
+#include "core/pack/parts.h"
+
+namespace retort {
+namespace {
+
+int64_t words_for(int64_t values, int bits) { return (values * bits + kWordBits - 1) / kWordBits; }
+
+// bf16 is what most models compute in: scales that it holds survive there.
+PackedPart scales_part(const QuantizedMatrix& m) {
+  const bool bf16 = std::ranges::all_of(m.scales, [](float s) { return bf16_to_f32(f32_to_bf16(s)) == s; });
+  const DType type = bf16 ? DType::kBF16 : DType::kF16;
+  PackedPart part{"weight_scale", type, {m.rows, m.groups()}, std::vector<std::byte>(m.scales.size() * size_of(type))};
+  encode_from_f32(type, m.scales, part.bytes);
+  return part;
+}
+
+std::string refuses(const QuantizedMatrix& m) {
+  if (!m.scheme.is_plain()) return "compressed-tensors packs integers times one scale";
+  if (m.scheme.bits > 4 && m.scheme.bits != 8)
+    return "codes of " + std::to_string(m.scheme.bits) + " bits have no place in it";
+  if (!m.scheme.fits(m.cols)) return "the group size does not divide the row length";
+  if (!groups_in_order(m)) return "compressed-tensors has dropped groups in activation order";
+  return {};
+}
+
+std::vector<PackedPart> pack(const QuantizedMatrix& m) {
+  const int bits = m.scheme.bits;
+  const int64_t groups = m.groups(), code_words = words_for(m.cols, bits), zero_words = words_for(m.rows, bits);
+  std::vector<uint32_t> codes(static_cast<size_t>(m.rows * code_words));
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (int64_t c = 0; c < m.cols; ++c)
+      BitStream{codes.data() + r * code_words, 1, bits}.put(c, m.codes[static_cast<size_t>(r * m.cols + c)]);
+  std::vector<PackedPart> parts;
+  parts.push_back(make_part("weight_packed", DType::kI32, {m.rows, code_words}, codes));
+  parts.push_back(scales_part(m));
+  parts.push_back(make_part("weight_shape", DType::kI64, {2}, std::vector<int64_t>{m.rows, m.cols}));
+  if (!m.zeros.empty()) {
+    std::vector<uint32_t> zeros(static_cast<size_t>(zero_words * groups));
+    for (int64_t r = 0; r < m.rows; ++r)
+      for (int64_t g = 0; g < groups; ++g) BitStream{zeros.data() + g, groups, bits}.put(r, m.zero(r, g));
+    parts.push_back(make_part("weight_zero_point", DType::kI32, {zero_words, groups}, zeros));
+  }
+  return parts;
+}
+
+// Packed or, as earlier versions of the library wrote them, one signed byte each.
+void read_zeros(QuantizedMatrix& m, std::span<const PackedPartView> parts, std::string_view subject) {
+  const int bits = m.scheme.bits;
+  const int64_t groups = m.groups();
+  const PackedPartView* part = find_part(parts, "weight_zero_point");
+  if (part != nullptr && part->dtype == DType::kI8) {
+    const auto zeros = values_of<int8_t>(require_part(parts, part->name, DType::kI8, {m.rows, groups}, subject));
+    const auto code_of = [&](int8_t zero) { return static_cast<uint8_t>(zero + m.scheme.middle()); };
+    std::ranges::transform(zeros, m.zeros.begin(), code_of);
+    return;
+  }
+  auto zeros = values_of<uint32_t>(
+      require_part(parts, "weight_zero_point", DType::kI32, {words_for(m.rows, bits), groups}, subject));
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (int64_t g = 0; g < groups; ++g)
+      m.zeros[static_cast<size_t>(r * groups + g)] =
+          static_cast<uint8_t>(BitStream{zeros.data() + g, groups, bits}.get(r));
+}
+
+QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
+                       std::string_view subject) {
+  if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
+  const int64_t words = words_for(cols, scheme.bits);
+  auto codes = values_of<uint32_t>(require_part(parts, "weight_packed", DType::kI32, {rows, words}, subject));
+  std::vector<float> scales = require_scales(parts, "weight_scale", {rows, scheme.groups(cols)}, subject);
+  QuantizedMatrix m = make_quantized(scheme, rows, cols);
+  m.scales = std::move(scales);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c)
+      m.codes[static_cast<size_t>(r * cols + c)] =
+          static_cast<uint8_t>(BitStream{codes.data() + r * words, 1, scheme.bits}.get(c));
+  if (!scheme.symmetric) read_zeros(m, parts, subject);
+  if (find_part(parts, "weight_g_idx") != nullptr)
+    m.column_group = values_of<int32_t>(require_part(parts, "weight_g_idx", DType::kI32, {cols}, subject));
+  check_integers(m, subject);
+  if (groups_in_order(m)) m.column_group.clear();
+  return m;
+}
+
+}  // namespace
+
+const PackedFormat kCompressedTensorsFormat{"compressed-tensors", refuses, pack, unpack};
+
+}  // namespace retort
