@@ -1,7 +1,9 @@
-"""Writes the seeds of the fuzz targets for safetensors and GGUF, as the peers' own writers make the files, and damaged
+"""Writes the seeds of the fuzz targets for safetensors, GGUF and quantized weights, as the peers' own writers make the files, and damaged
 copies of them. Run: python make_fuzz_corpus.py (made with safetensors 0.8.0, gguf 0.19.0, numpy 2.4)"""
+import json
 import pathlib
 import shutil
+import struct
 import tempfile
 
 import numpy as np
@@ -86,5 +88,49 @@ def write_gguf():
     })
 
 
+def write_stored_weights():
+    """The form of tests/fuzz/stored_weights_fuzz.cc: a weight of 64 rows and 96 columns."""
+    folder = fresh("stored_weights")
+    random = np.random.default_rng(1)
+    rows, cols, groups = 64, 96, 3
+    types = {"int32": 0, "float16": 1, "uint16": 2, "float32": 3, "int64": 4, "uint8": 5, "int8": 6}
+    words = lambda *shape: random.integers(-2 ** 31, 2 ** 31, shape, np.int64).astype(np.int32)
+    scales = lambda *shape: (random.random(shape) / 64).astype(np.float16)
+    order = (np.arange(cols) % groups).astype(np.int32)
+
+    def write(name, settings, *parts):
+        data = json.dumps(settings).encode() + b"\0"
+        for part in parts:
+            if part is None:
+                data += b"\0"
+                continue
+            # Control bytes are never 0: bit 5 does not count.
+            data += bytes([32 | types[part.dtype.name] | part.ndim << 3])
+            data += struct.pack(f"<{part.ndim}H", *part.shape) + part.tobytes()
+        damaged(folder, name, data, {"cut": lambda d: d[:-1000], "type": lambda d: d.replace(b"\0\x30", b"\0\x33")})
+
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True, "checkpoint_format": "gptq_v2"}
+    write("gptq", gptq, words(12, rows), words(groups, 8), scales(groups, rows), order)
+    write("gptq-v1", {**gptq, "checkpoint_format": "gptq", "sym": True, "desc_act": False},
+          words(12, rows), np.full((groups, 8), 0x77777777, np.int32), scales(groups, rows), None)
+    write("gptq-3bit", {**gptq, "bits": 8, "dynamic": {"+:x": {"bits": 3}}}, words(9, rows), words(groups, 6),
+          scales(groups, rows), order)
+    write("awq", {"quant_method": "awq", "version": "gemm", "bits": 4, "group_size": 32}, words(cols, 8),
+          words(groups, 8), scales(groups, rows).astype(np.float32))
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+    packed = {"quant_method": "compressed-tensors", "format": "pack-quantized",
+              "config_groups": {"group_0": {"weights": weights}}}
+    shape = np.array([rows, cols], np.int64)
+    write("compressed", packed, words(rows, 12), scales(rows, groups), words(8, groups), None, shape)
+    write("compressed-order", packed, words(rows, 12), scales(rows, groups), None, order, shape)
+    native = {"quant_method": "retort", "version": 1,
+              "tensors": {"model.layers.0.mlp.up_proj.weight": "int4-g32-asym"}}
+    write("native", native, random.integers(0, 256, (rows, 48), np.uint8), scales(rows, groups),
+          random.integers(0, 16, (rows, groups), np.uint8), order, None)
+    native["tensors"] = {"model.layers.0.mlp.up_proj.weight": "q4_0"}
+    write("native-blocks", native, None, None, None, None, random.integers(0, 64, (rows, 54), np.uint8))
+
+
 write_safetensors()
+write_stored_weights()
 write_gguf()
