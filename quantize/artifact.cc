@@ -68,7 +68,8 @@ void QuantizedWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& 
   const ModelTensor& tensor = *plan.tensor;
   writer_.add_quantized(tensor.name, *solved.matrix);
   record(tensor, {tensor.name, name_of(plan.scheme), solved.method,
-                  relative_error(task_of(source_, plan), *solved.matrix, context_),
+                  solved.relative_error ? *solved.relative_error
+                                        : relative_error(task_of(source_, plan), *solved.matrix, context_),
                   joined(plan.fallback, solved.fallback), solved.seconds, solved.details});
 }
 

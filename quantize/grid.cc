@@ -25,10 +25,6 @@ namespace {
 
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 
-void fill(Lanes& lanes, double from, double to) {
-  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(from + (to - from) * static_cast<double>(i) / 15);
-}
-
 // Ranges to try, in units of the inverse scale that just holds the largest weight: above 1 the largest is clipped.
 // Eight bits have little to win.
 struct Range {
@@ -43,6 +39,12 @@ Range widths_of(const Scheme& scheme) {
     case 8: return {1.0, 1.015};
     default: return {0.90, 1.25};
   }
+}
+
+// out = first + lane * step
+RETORT_EACH_ISA void fill(Lanes& out, double first, double step) {
+  constexpr Lanes kSteps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  out = static_cast<float>(first) + static_cast<float>(step) * kSteps;
 }
 
 RETORT_EACH_ISA void sum_levels(const float* values, const float* importance, int64_t size, const Lanes* candidates,
@@ -84,9 +86,63 @@ RETORT_EACH_ISA void sum_book_levels(const float* values, const float* importanc
   totals[2] = Lanes{};
 }
 
+// By how much the squared error falls below that of all zeros, for each candidate: with a minimum where it helps and
+// is allowed, else with a scale alone; -1 without any level but 0.
+RETORT_EACH_ISA void gains_of(const Lanes* totals, float values, float weights, bool minima, bool signed_minima,
+                              Lanes* gains) {
+  const Lanes product = totals[0], square = totals[1], level = totals[2];
+  const Lanes none = Lanes{} - 1.0f;
+  Lanes gain = product * product / square;
+  gain = square > 0.0f ? gain : none;
+  if (minima) {
+    const Lanes determinant = square * weights - level * level;
+    const Lanes scale = (product * weights - level * values) / determinant;
+    const Lanes minimum = (product * level - square * values) / determinant;
+    const Lanes both = scale * product - minimum * values;
+    const auto solved = (determinant > 1e-6f * square * weights) & (scale > 0.0f);
+    gain = (solved & ((minimum >= 0.0f) | signed_minima)) ? both : gain;
+  }
+  *gains = gain;
+}
+
 // The integer nearest to value / unit in [least, most].
-double nearest_multiple(double value, double unit, int least, int most) {
-  return unit == 0 ? 0.0 : std::clamp(std::nearbyint(value / unit), static_cast<double>(least), double(most));
+float nearest_multiple(float value, float unit, float least, float most) {
+  return unit == 0 ? 0.0f : (std::clamp(value / unit, least, most) + kRound) - kRound;
+}
+
+// sum of weights * (value - unit * integer)^2 for sixteen units.
+RETORT_EACH_ISA void losses_of(const float* values, const float* weights, const Lanes* units, float least, float most,
+                               Lanes* losses) {
+  const Lanes low = Lanes{} + least, high = Lanes{} + most, unit = *units;
+  Lanes loss = {};
+  for (int64_t g = 0; g < 16; ++g) {
+    Lanes multiple = values[g] / unit;
+    multiple = multiple < low ? low : multiple;
+    multiple = multiple > high ? high : multiple;
+    const Lanes miss = values[g] - unit * ((multiple + kRound) - kRound);
+    loss += weights[g] * (miss * miss);
+  }
+  *losses = loss;
+}
+
+struct Multiples {
+  float unit = 0, loss = std::numeric_limits<float>::infinity();
+};
+
+// The f16 unit whose multiples lie nearest to the values; candidates put `extreme` on `reach` and on integers below.
+Multiples best_multiple(const std::array<float, 16>& values, const std::array<float, 16>& weights, float extreme,
+                        float reach, float least, float most) {
+  if (extreme == 0) return {0, 0};
+  Lanes units, losses;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const float unit = round_to_f16(extreme / (reach * (1 - 0.016f * static_cast<float>(i))));
+    units[i] = unit == 0 ? std::copysign(0x1p-24f, extreme / reach) : unit;
+  }
+  losses_of(values.data(), weights.data(), &units, least, most, &losses);
+  Multiples best;
+  for (int64_t i = 0; i < kLanes; ++i)
+    if (losses[i] < best.loss) best = {units[i], losses[i]};
+  return best;
 }
 
 uint8_t nearest_level(std::span<const float> levels, float value) {
@@ -126,22 +182,29 @@ void GridFitter::try_candidates(const Candidates& candidates, Fit& best) const {
     sum_book_levels(values_.data(), importance_.data(), size, levels_of(scheme_.book).data(), &candidates.inverse,
                     &totals.product);
   }
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const double product = totals.product[i], square = totals.square[i], level = totals.level[i];
-    Fit fit{.zero = candidates.zero, .square = square, .level = level, .weight = weight_sum_};
-    const double determinant = square * weight_sum_ - level * level;
-    if (scheme_.has_minima() && determinant > 1e-7 * square * weight_sum_) {
-      fit.scale = (product * weight_sum_ - level * value_sum_) / determinant;
-      fit.minimum = (product * level - square * value_sum_) / determinant;
-    }
-    if (!scheme_.has_minima() || fit.scale <= 0 || (scheme_.is_super_block() && fit.minimum < 0)) {
-      if (!(square > 0)) continue;
-      fit.scale = product / square;
-      fit.minimum = 0;
-    }
-    fit.gain = fit.scale * product - fit.minimum * value_sum_;
-    if (fit.gain > best.gain) best = fit;
+  Lanes gains;
+  gains_of(&totals.product, static_cast<float>(value_sum_), static_cast<float>(weight_sum_), scheme_.has_minima(),
+           !scheme_.is_super_block(), &gains);
+  int64_t lane = 0;
+  for (int64_t i = 1; i < kLanes; ++i)
+    if (gains[i] > gains[lane]) lane = i;
+  if (static_cast<double>(gains[lane]) > best.gain) take_lane(totals, lane, candidates.zero, best);
+}
+
+void GridFitter::take_lane(const Totals& totals, int64_t lane, float zero, Fit& best) const {
+  const double product = totals.product[lane], square = totals.square[lane], level = totals.level[lane];
+  Fit fit{.zero = zero, .square = square, .level = level, .weight = weight_sum_};
+  const double determinant = square * weight_sum_ - level * level;
+  if (scheme_.has_minima() && determinant > 1e-7 * square * weight_sum_) {
+    fit.scale = (product * weight_sum_ - level * value_sum_) / determinant;
+    fit.minimum = (product * level - square * value_sum_) / determinant;
   }
+  if (!scheme_.has_minima() || fit.scale <= 0 || (scheme_.is_super_block() && fit.minimum < 0)) {
+    fit.scale = product / square;
+    fit.minimum = 0;
+  }
+  fit.gain = fit.scale * product - fit.minimum * value_sum_;
+  best = fit;
 }
 
 // `unit`: the inverse of the scale that just holds the largest weight; `least`: the weight that has code 0 when there
@@ -151,10 +214,11 @@ void GridFitter::try_widths(double unit, double least, float zero, Fit& best) co
   const double low = scheme_.has_minima() ? 0.0 : -zero;
   Candidates widths;
   widths.zero = zero;
-  fill(widths.inverse, range.from * unit, range.to * unit);
-  fill(widths.shift, -range.from * unit * least, -range.to * unit * least);
-  fill(widths.least, low, low);
-  fill(widths.most, low + scheme_.max_code(), low + scheme_.max_code());
+  const double step = (range.to - range.from) / (kLanes - 1);
+  fill(widths.inverse, range.from * unit, step * unit);
+  fill(widths.shift, -range.from * unit * least, -step * unit * least);
+  fill(widths.least, low, 0);
+  fill(widths.most, low + scheme_.max_code(), 0);
   try_candidates(widths, best);
 }
 
@@ -163,9 +227,9 @@ void GridFitter::try_around(Fit& best) const {
   if (best.scale == 0) return;
   const double low = scheme_.has_minima() ? 0.0 : -best.zero;
   Candidates around{.inverse = {}, .shift = {}, .least = {}, .most = {}, .zero = best.zero};
-  fill(around.inverse, 0.95 / best.scale, 1.05 / best.scale);
-  fill(around.least, low, low);
-  fill(around.most, low + scheme_.max_code(), low + scheme_.max_code());
+  fill(around.inverse, 0.95 / best.scale, 0.1 / (kLanes - 1) / best.scale);
+  fill(around.least, low, 0);
+  fill(around.most, low + scheme_.max_code(), 0);
   constexpr double kScales[] = {0.94, 0.98, 1.02, 1.06}, kShifts[] = {-0.3, -0.1, 0.1, 0.3};
   for (int64_t i = 0; i < kLanes && scheme_.has_minima(); ++i) {
     around.inverse[i] = static_cast<float>(kScales[i / 4] / best.scale);
@@ -216,50 +280,38 @@ Grid GridFitter::fit(std::span<const float> values, std::span<const float> impor
 // Candidates put the largest scale of the groups on the largest integers.
 void GridFitter::choose_super_scale(std::span<const Fit> fits, UnitGrids& grids) const {
   const BlockInfo& info = block_info(scheme_.block);
-  double extreme = 0;
-  for (const Fit& fit : fits)
-    if (std::abs(fit.scale) > std::abs(extreme)) extreme = fit.scale;
-  const bool turned = info.least_scale < 0;
-  double least_loss = std::numeric_limits<double>::infinity();
-  for (int64_t i = 0; i < 2 * kLanes; ++i) {
-    if (i >= kLanes && !turned) break;
-    const double reach = (i < kLanes ? info.most_scale : info.least_scale) * (1 - 0.016 * static_cast<double>(i % 16));
-    const float unit = round_to_f16(static_cast<float>(extreme / reach));
-    double loss = 0;
-    for (const Fit& fit : fits) {
-      const double stored = unit * nearest_multiple(fit.scale, unit, info.least_scale, info.most_scale);
-      const double curvature =
-          scheme_.has_minima() && fit.weight > 0 ? fit.square - fit.level * fit.level / fit.weight : fit.square;
-      loss += curvature * (fit.scale - stored) * (fit.scale - stored);
-    }
-    if (loss < least_loss) least_loss = loss, grids.scale = unit;
+  std::array<float, 16> scales = {}, curvatures = {};
+  float extreme = 0;
+  for (size_t g = 0; g < fits.size(); ++g) {
+    const Fit& fit = fits[g];
+    scales[g] = static_cast<float>(fit.scale);
+    curvatures[g] = static_cast<float>(
+        scheme_.has_minima() && fit.weight > 0 ? fit.square - fit.level * fit.level / fit.weight : fit.square);
+    if (std::abs(scales[g]) > std::abs(extreme)) extreme = scales[g];
   }
+  const auto least = static_cast<float>(info.least_scale), most = static_cast<float>(info.most_scale);
+  Multiples best = best_multiple(scales, curvatures, extreme, most, least, most);
+  if (least < 0) {
+    const Multiples turned = best_multiple(scales, curvatures, extreme, least, least, most);
+    if (turned.loss < best.loss) best = turned;
+  }
+  grids.scale = best.unit;
   for (size_t g = 0; g < fits.size(); ++g)
-    grids.scale_codes[g] =
-        static_cast<int8_t>(nearest_multiple(fits[g].scale, grids.scale, info.least_scale, info.most_scale));
+    grids.scale_codes[g] = static_cast<int8_t>(nearest_multiple(scales[g], best.unit, least, most));
 }
 
 // The minimum that suits a group's stored scale moves along with that scale.
 void GridFitter::choose_super_minimum(std::span<const Fit> fits, UnitGrids& grids) const {
-  const int most = block_info(scheme_.block).most_minimum;
-  std::array<double, 16> wanted = {};
-  double extreme = 0;
+  const auto most = static_cast<float>(block_info(scheme_.block).most_minimum);
+  std::array<float, 16> wanted = {}, weights = {};
   for (size_t g = 0; g < fits.size(); ++g) {
     const Fit& fit = fits[g];
     const double moved = static_cast<double>(grids.scale) * grids.scale_codes[g] - fit.scale;
-    wanted[g] = std::max(0.0, fit.minimum + (fit.weight > 0 ? fit.level / fit.weight * moved : 0.0));
-    extreme = std::max(extreme, wanted[g]);
+    wanted[g] =
+        static_cast<float>(std::max(0.0, fit.minimum + (fit.weight > 0 ? fit.level / fit.weight * moved : 0.0)));
+    weights[g] = static_cast<float>(fit.weight);
   }
-  double least_loss = std::numeric_limits<double>::infinity();
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const float unit = round_to_f16(static_cast<float>(extreme / most / (1 - 0.016 * static_cast<double>(i))));
-    double loss = 0;
-    for (size_t g = 0; g < fits.size(); ++g) {
-      const double miss = wanted[g] - unit * nearest_multiple(wanted[g], unit, 0, most);
-      loss += fits[g].weight * miss * miss;
-    }
-    if (loss < least_loss) least_loss = loss, grids.minimum = unit;
-  }
+  grids.minimum = best_multiple(wanted, weights, *std::ranges::max_element(wanted), most, 0, most).unit;
   for (size_t g = 0; g < fits.size(); ++g)
     grids.minimum_codes[g] = static_cast<uint8_t>(nearest_multiple(wanted[g], grids.minimum, 0, most));
 }

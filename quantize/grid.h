@@ -57,6 +57,7 @@ class GridFitter {
   Fit fit_group(std::span<const float> values, std::span<const float> importance);
   void load(std::span<const float> values, std::span<const float> importance);
   void try_candidates(const Candidates& candidates, Fit& best) const;
+  void take_lane(const Totals& totals, int64_t lane, float zero, Fit& best) const;
   void try_widths(double unit, double least, float zero, Fit& best) const;
   void try_around(Fit& best) const;
   void choose_super_scale(std::span<const Fit> fits, UnitGrids& grids) const;

@@ -4,28 +4,14 @@
 #include <cmath>
 #include <vector>
 
+#include "quantize/lanes.h"
+
 namespace retort {
 namespace {
 
 constexpr int64_t kPieceWeights = 1 << 16;
 
 int64_t rows_per_piece(const MatrixTask& task) { return std::max<int64_t>(1, kPieceWeights / task.cols); }
-
-struct Squares {
-  double error = 0, weight = 0;
-};
-
-Squares sum_squares(const RowPiece& piece, const QuantizedMatrix& matrix) {
-  std::vector<float> decoded(piece.values.size());
-  dequantize_rows(matrix, piece.first, piece.count, decoded);
-  Squares sums;
-  for (size_t i = 0; i < decoded.size(); ++i) {
-    const double value = piece.values[i], error = value - decoded[i];
-    sums.error += error * error;
-    sums.weight += value * value;
-  }
-  return sums;
-}
 
 }  // namespace
 
@@ -55,13 +41,35 @@ std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
   return all_finite(values) ? GridFitter(task.scheme).fit(values) : Grid{};
 }
 
+ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values) {
+  std::vector<float> decoded(values.size());
+  dequantize_rows(matrix, first, static_cast<int64_t>(values.size()) / matrix.cols, decoded);
+  ErrorSums sums;
+  for (size_t i = 0; i < values.size(); i += kLanes) {
+    float error = 0, weight = 0;
+    for (size_t k = i; k < std::min(values.size(), i + kLanes); ++k) {
+      const float miss = values[k] - decoded[k];
+      error += miss * miss;
+      weight += values[k] * values[k];
+    }
+    sums.error += error;
+    sums.weight += weight;
+  }
+  return sums;
+}
+
 double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context) {
-  std::vector<Squares> sums(static_cast<size_t>(count_pieces(task)));
-  for_each_piece(task, context,
-                 [&](const RowPiece& piece) { sums[static_cast<size_t>(piece.index)] = sum_squares(piece, matrix); });
-  Squares total;
-  for (const Squares& sum : sums) total = {total.error + sum.error, total.weight + sum.weight};
-  return total.weight > 0 ? std::sqrt(total.error / total.weight) : 0.0;
+  std::vector<ErrorSums> sums(static_cast<size_t>(count_pieces(task)));
+  for_each_piece(task, context, [&](const RowPiece& piece) {
+    sums[static_cast<size_t>(piece.index)] = sum_errors(matrix, piece.first, piece.values);
+  });
+  return total(sums).relative();
+}
+
+ErrorSums total(std::span<const ErrorSums> sums) {
+  ErrorSums total;
+  for (const ErrorSums& sum : sums) total = {total.error + sum.error, total.weight + sum.weight};
+  return total;
 }
 
 }  // namespace retort

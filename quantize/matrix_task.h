@@ -1,6 +1,7 @@
 // One matrix to quantize, read in pieces: a solver decides how much of it is in memory.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -33,6 +34,15 @@ void for_each_piece(const MatrixTask& task, Context& context, const std::functio
 bool all_finite(std::span<const float> values);
 // The one grid of a matrix whose scheme has one grid for the tensor; empty for other schemes.
 std::optional<Grid> fit_tensor_grid(const MatrixTask& task);
+
+// Sums of squares of weights and of their rounding errors.
+struct ErrorSums {
+  double error = 0, weight = 0;
+  double relative() const { return weight > 0 ? std::sqrt(error / weight) : 0.0; }
+};
+// Of rows [first, first + values.size() / cols).
+ErrorSums total(std::span<const ErrorSums> sums);
+ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values);
 
 // ||W - Wq||_F / ||W||_F; 0 for a matrix of zeros.
 double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context);

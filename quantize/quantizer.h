@@ -24,6 +24,7 @@ struct SolvedMatrix {
   std::string fallback;  // empty: as asked
   Json details = Json::object();
   double seconds = 0;
+  std::optional<double> relative_error = {};  // of the weights, where the solver has it anyway
 };
 
 // What calibration learnt of the inputs that a group of matrices shares.

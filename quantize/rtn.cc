@@ -90,21 +90,8 @@ class RowRounder {
   std::vector<float> weights_;
 };
 
-// Rounds every row; the reason when that cannot be done.
-std::string round_rows(const MatrixTask& task, std::span<const float> importance, GridRule rule,
-                       QuantizedMatrix& matrix, Context& context) {
-  const std::optional<Grid> tensor_grid = fit_tensor_grid(task);
-  std::atomic<bool> finite{true};
-  for_each_piece(task, context, [&](const RowPiece& piece) {
-    if (!all_finite(piece.values)) return finite.store(false);
-    RowRounder rounder(matrix, tensor_grid, rule, importance);
-    for (int64_t r = 0; r < piece.count; ++r)
-      rounder.round(piece.first + r, piece.values.subspan(static_cast<size_t>(r * task.cols), task.cols));
-  });
-  if (!finite) return "the weights hold NaN or infinity";
-  return all_finite(matrix.scales) && all_finite(matrix.minima) && all_finite(matrix.super.scales)
-             ? ""
-             : "a scale is too large for f16";
+bool finite_scales(const QuantizedMatrix& m) {
+  return all_finite(m.scales) && all_finite(m.minima) && all_finite(m.super.scales) && all_finite(m.super.minima);
 }
 
 }  // namespace
@@ -113,8 +100,20 @@ SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> imp
                               Context& context) {
   const auto start = std::chrono::steady_clock::now();
   SolvedMatrix solved{.matrix = make_quantized(task.scheme, task.rows, task.cols), .method = "rtn", .fallback = {}};
-  solved.fallback = round_rows(task, importance, rule, *solved.matrix, context);
+  const std::optional<Grid> tensor_grid = fit_tensor_grid(task);
+  std::vector<ErrorSums> sums(static_cast<size_t>(count_pieces(task)));
+  std::atomic<bool> finite{true};
+  for_each_piece(task, context, [&](const RowPiece& piece) {
+    if (!all_finite(piece.values)) return finite.store(false);
+    RowRounder rounder(*solved.matrix, tensor_grid, rule, importance);
+    for (int64_t r = 0; r < piece.count; ++r)
+      rounder.round(piece.first + r, piece.values.subspan(static_cast<size_t>(r * task.cols), task.cols));
+    sums[static_cast<size_t>(piece.index)] = sum_errors(*solved.matrix, piece.first, piece.values);
+  });
+  if (!finite) solved.fallback = "the weights hold NaN or infinity";
+  if (finite && !finite_scales(*solved.matrix)) solved.fallback = "a scale is too large for f16";
   if (!solved.fallback.empty()) solved.matrix.reset();
+  solved.relative_error = total(sums).relative();
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }

@@ -1,6 +1,7 @@
 // Element types of dense tensors, and exact conversions between the floating-point ones.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -20,7 +21,7 @@ bool is_float(DType type);
 
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);  // round to nearest even; overflow gives infinity
-float bf16_to_f32(uint16_t bits);
+inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 uint16_t f32_to_bf16(float value);  // round to nearest even
 
 // Decodes `bytes`, elements of any floating-point or integer `type`, into float32. Sizes must match.

@@ -73,20 +73,48 @@ void expand_super_scales(QuantizedMatrix& m, int64_t first, int64_t count) {
   }
 }
 
+namespace {
+
+// What the codes of one group of one row stand for.
+struct GroupDecoder {
+  float scale, minimum;
+  int zero;
+  std::span<const float> levels;
+
+  float operator()(uint8_t code) const {
+    return scale * (levels.empty() ? static_cast<float>(code - zero) : levels[code]) - minimum;
+  }
+};
+
+GroupDecoder decoder_of(const QuantizedMatrix& m, int64_t row, int64_t group) {
+  const auto at = static_cast<size_t>(row * m.groups() + group);
+  // Subtracting +0 changes nothing, not even the sign of a zero.
+  return {m.scales[at], m.minima.empty() ? 0.0f : m.minima[at], m.zero(row, group), levels_of(m.scheme.book)};
+}
+
+void decode_run(const GroupDecoder& decode, std::span<const uint8_t> codes, float* out) {
+  if (!decode.levels.empty()) {
+    for (const uint8_t code : codes) *out++ = decode(code);
+    return;
+  }
+  const GroupDecoder linear = decode;
+  for (size_t i = 0; i < codes.size(); ++i)
+    out[i] = linear.scale * static_cast<float>(codes[i] - linear.zero) - linear.minimum;
+}
+
+}  // namespace
+
 void dequantize_rows(const QuantizedMatrix& m, int64_t first, int64_t count, std::span<float> out) {
-  const int64_t groups = m.groups();
-  const std::span<const float> levels = levels_of(m.scheme.book);
+  const auto size = static_cast<size_t>(m.scheme.group_size(m.cols)), cols = static_cast<size_t>(m.cols);
   for (int64_t r = 0; r < count; ++r) {
-    const uint8_t* codes = m.codes.data() + (first + r) * m.cols;
-    const float* scales = m.scales.data() + (first + r) * groups;
-    const float* minima = m.minima.empty() ? nullptr : m.minima.data() + (first + r) * groups;
-    float* values = out.data() + r * m.cols;
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const int64_t group = m.group_of(c);
-      const float level = levels.empty() ? static_cast<float>(codes[c] - m.zero(first + r, group)) : levels[codes[c]];
-      values[c] = scales[group] * level;
-      if (minima != nullptr) values[c] -= minima[group];
+    const std::span codes(m.codes.data() + static_cast<size_t>(first + r) * cols, cols);
+    float* values = out.data() + static_cast<size_t>(r) * cols;
+    for (int64_t g = 0; m.column_group.empty() && g < m.groups(); ++g) {
+      const size_t start = static_cast<size_t>(g) * size;
+      decode_run(decoder_of(m, first + r, g), codes.subspan(start, size), values + start);
     }
+    for (size_t c = 0; !m.column_group.empty() && c < cols; ++c)
+      values[c] = decoder_of(m, first + r, m.column_group[c])(codes[c]);
   }
 }
 
