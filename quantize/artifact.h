@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 
 #include "quantize/quantizer.h"
@@ -15,6 +16,7 @@ class QuantizedWriter {
   void add_quantized(const TensorPlan& plan, const SolvedMatrix& solved);
   // In the plan's type. What f16 cannot hold becomes bf16, which is a fallback.
   void add_dense(const TensorPlan& plan);
+  std::span<const TensorReport> reports() const { return reports_; }
   // Writes config.json and the report. `options` is what the report says of how it was made.
   void finish(QuantizeSummary& summary, const Json& options);
 

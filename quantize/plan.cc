@@ -76,6 +76,7 @@ class Planner {
     const int64_t cols = plan.tensor->cols();
     if (plan.scheme.fits(cols)) return plan;
     Scheme nearest = fallback_scheme(plan.scheme);
+    while (!nearest.fits(cols)) nearest = fallback_scheme(nearest);
     if (nearest.is_dense()) nearest = sixteen_bits(*plan.tensor);
     plan.fallback = name_of(plan.scheme) + " does not divide rows of " + std::to_string(cols) + ": " +
                     name_of(nearest) + " instead";

@@ -10,6 +10,7 @@
 #include "quantize/memory.h"
 #include "quantize/mixes.h"
 #include "quantize/quantizer.h"
+#include "quantize/targets.h"
 
 namespace fs = std::filesystem;
 
@@ -86,6 +87,25 @@ void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, Quantiz
   context.progress.end();
 }
 
+void require_as_asked(std::string_view tensor, const std::string& fallback) {
+  if (!fallback.empty())
+    fail("quantize", tensor, "with --strict there is no fallback: " + fallback,
+         "Choose a scheme that fits, or keep the tensor with --keep");
+}
+
+// Said before the work begins.
+Json state_verdict(const QuantizeOptions& options, std::span<const TensorPlan> plans, Context& context) {
+  if (options.target.empty()) return nullptr;
+  const TargetVerdict verdict = judge_target(options.target, plans);
+  for (const std::string& reason : verdict.reasons) {
+    if (options.strict) fail("quantize", options.target, "it does not load " + reason, "Without --strict this is done");
+    context.progress.message(options.target + " does not load " + reason);
+  }
+  if (verdict.loads()) context.progress.message(options.target + " loads this as --format " + verdict.format);
+  return {
+      {"target", verdict.target}, {"loads", verdict.loads()}, {"format", verdict.format}, {"reasons", verdict.reasons}};
+}
+
 }  // namespace
 
 QuantizeSummary quantize_model(const ModelSource& source, const fs::path& directory, const QuantizeOptions& options,
@@ -94,6 +114,10 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   const Quantizer& quantizer = find_quantizer(options.method);
   check_options(options, quantizer);
   const std::vector<TensorPlan> plans = plan_tensors(source, options);
+  QuantizeSummary summary;
+  summary.verdict = state_verdict(options, plans, context);
+  for (const TensorPlan& plan : plans)
+    if (options.strict) require_as_asked(plan.tensor->name, plan.fallback);
   require_memory(source, plans, options, context);
   const fs::path state = directory / kStateName;
   clear_directory(directory);
@@ -103,8 +127,9 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   Solver solver(source, std::move(walk), grid, context);
   QuantizedWriter writer(source, directory, context);
   quantize_tensors(plans, solver, writer, context);
+  for (const TensorReport& report : writer.reports())
+    if (options.strict) require_as_asked(report.name, report.fallback);
   fs::remove_all(state);
-  QuantizeSummary summary;
   summary.scheme = find_mix(options.scheme) ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
   writer.finish(summary, describe(options, quantizer));

@@ -22,6 +22,8 @@ struct QuantizeOptions {
   int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)
   std::string group_order = "activation";      // or "none": columns are solved as they come
   double damp = 0.01;
+  std::string target;        // --for: a program that shall load the result (targets.h); empty: any
+  bool strict = false;       // what would be a fallback, or what the target does not load, is an Error
   std::string grid = "mse";  // or "max": as wide as the largest weight, without a search
 };
 
@@ -31,6 +33,7 @@ struct QuantizeSummary {
   uint64_t peak_rss_bytes = 0, output_bytes = 0;
   double bits_per_weight = 0;  // of the whole model: all stored tensors, all parameters
   std::vector<TensorReport> tensors;
+  Json verdict = nullptr;  // of options.target: {"target", "loads", "format", "reasons"}
   bool fell_back() const;  // any tensor: exit code 3
 };
 

@@ -29,6 +29,7 @@ Json to_json(const QuantizeSummary& summary, Figures figures) {
     json["peak_rss_bytes"] = summary.peak_rss_bytes;
     json["output_bytes"] = summary.output_bytes;
   }
+  if (!summary.verdict.is_null()) json["for"] = summary.verdict;
   json["bits_per_weight"] = summary.bits_per_weight;
   json["tensors"] = Json::array();
   for (const TensorReport& report : summary.tensors) json["tensors"].push_back(to_json(report, figures));

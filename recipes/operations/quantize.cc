@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
+#include <vector>
+
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "recipes/operations/rows.h"
@@ -12,7 +16,7 @@ namespace {
 constexpr ParamSpec kParams[] = {
     {"model", ParamType::kModel, "", "Hugging Face directory", true, true},
     {"scheme", ParamType::kText, "int4",
-     "int{2,3,4,8}-{gN,channel,tensor}-{sym,asym}, q8_0 or q4_0; int4 is int4-g128-sym"},
+     "int{2,3,4,8}-{gN,channel,tensor}-{sym,asym}, nf4-gN, a GGUF block type or mix (q4_k_m); int4 is int4-g128-sym"},
     {"method", ParamType::kText, "rtn", "how codes are chosen; gptq needs --calibration", false, false, "rtn|gptq"},
     {"calibration", ParamType::kFile, "", "text for gptq: a file, or a directory of .txt and .md files"},
     {"samples", ParamType::kInteger, "128", "windows of the calibration text", false, false, "", 1, 1 << 20},
@@ -22,8 +26,11 @@ constexpr ParamSpec kParams[] = {
      "none|activation"},
     {"damp", ParamType::kNumber, "0.01", "gptq: share of the mean diagonal that is added to it", false, false, "", 0,
      1},
-    {"grid", ParamType::kText, "mse",
-     "rtn: scales by the smallest squared error, or as wide as the largest weight", false, false, "mse|max"},
+    {"grid", ParamType::kText, "mse", "rtn: scales by the smallest squared error, or as wide as the largest weight",
+     false, false, "mse|max"},
+    {"for", ParamType::kText, "", "the program that shall load the result: says before the work whether it does", false,
+     false, "vllm|llama.cpp|onnxruntime|mlx"},
+    {"strict", ParamType::kFlag, "", "fail where a tensor would fall back, or --for's program would not load it"},
     {"keep", ParamType::kList, "",
      "PATTERN=TYPE: tensors of other types, by a glob on their names; TYPE is a scheme, f16, bf16 or f32"},
 };
@@ -38,6 +45,8 @@ QuantizeOptions read_options(const Params& params) {
   options.group_order = params.text("group-order");
   options.damp = params.number("damp");
   options.grid = params.text("grid");
+  if (params.has("for")) options.target = params.text("for");
+  options.strict = params.flag("strict");
   if (!params.has("keep")) return options;
   for (const std::string& rule : params.list("keep")) {
     const size_t equals = rule.rfind('=');
@@ -47,10 +56,29 @@ QuantizeOptions read_options(const Params& params) {
   return options;
 }
 
+constexpr size_t kWorst = 10;
+
+// The tensors that lost most, as aligned columns.
+std::string worst_tensors(const QuantizeSummary& summary) {
+  std::vector<const TensorReport*> reports;
+  size_t width = 0;
+  for (const TensorReport& tensor : summary.tensors)
+    if (tensor.relative_error > 0) reports.push_back(&tensor);
+  std::ranges::stable_sort(reports, std::greater<>(), &TensorReport::relative_error);
+  reports.resize(std::min(reports.size(), kWorst));
+  for (const TensorReport* tensor : reports) width = std::max(width, tensor->name.size());
+  std::string text;
+  for (const TensorReport* tensor : reports)
+    text += fmt::format("\n  {:<{}}  {:<14}  {:<8}  {:8.5f}  {:6.2f} s", tensor->name, width, tensor->scheme,
+                        tensor->method, tensor->relative_error, tensor->seconds);
+  return text.empty() ? text : "\nlargest relative errors" + text;
+}
+
 std::string describe(const QuantizeSummary& summary) {
   std::string text = fmt::format("{} by {}: {:.3f} bits per weight, {}, {:.1f} s, at most {} in memory", summary.scheme,
                                  summary.method, summary.bits_per_weight, format_bytes(summary.output_bytes),
                                  summary.seconds, format_bytes(summary.peak_rss_bytes));
+  text += worst_tensors(summary);
   for (const TensorReport& tensor : summary.tensors)
     if (!tensor.fallback.empty()) text += fmt::format("\n  {}: {}", tensor.name, tensor.fallback);
   return text;

@@ -12,6 +12,7 @@
 #include "core/base/json.h"
 #include "quantize/quantize.h"
 #include "quantize/quantizer.h"
+#include "quantize/targets.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -123,6 +124,43 @@ TEST_F(QuantizeByRtn, WidthsThatNoSuperBlockDividesGetBlocksOf32) {
     const auto schemes = schemes_of(plan_tensors(*source, options(scheme)));
     EXPECT_EQ(schemes.at(kDown), narrow) << scheme;
   }
+}
+
+TEST_F(QuantizeByRtn, WidthsThatNoBlockDividesStayIn16Bit) {
+  EXPECT_EQ(schemes_of(plan_tensors(*model({.ffn_size = 172}), options("q4_k_m"))).at(kDown), "f16");
+}
+
+TEST_F(QuantizeByRtn, StrictRefusesWhatWouldFallBack) {
+  const auto source = model({.ffn_size = 172});
+  QuantizeOptions chosen = options("int4-g32-sym");
+  chosen.strict = true;
+  EXPECT_THAT(error_of([&] { quantize(*source, chosen); }), HasSubstr("--strict"));
+  chosen.keep = {{"*down_proj*", "bf16"}};
+  EXPECT_FALSE(quantize(*source, chosen).fell_back());
+  chosen.keep.clear();
+  const auto whole = model();
+  EXPECT_THAT(error_of([&] { quantize(*damaged(*whole, kQuery, std::nanf("")), chosen); }), HasSubstr("--strict"));
+}
+
+TEST_F(QuantizeByRtn, TargetsAreJudgedByWhatTheyLoad) {
+  struct Case {
+    const char *target, *scheme, *format;  // an empty format: not loaded
+  };
+  const auto source = model({.hidden_size = 256, .ffn_size = 512});
+  for (const Case& c : {Case{"vllm", "int4-g128-sym", "compressed-tensors"}, Case{"vllm", "int3-g128-sym", ""},
+                        Case{"vllm", "q4_k_m", ""}, Case{"llama.cpp", "q4_k_m", "gguf"},
+                        Case{"llama.cpp", "int4-g64-sym", "gguf"}, Case{"llama.cpp", "int4-g16-sym", ""},
+                        Case{"onnxruntime", "int4-g32-asym", "onnx"}, Case{"onnxruntime", "q2_k", ""},
+                        Case{"mlx", "int4-g64-asym", "mlx"}, Case{"mlx", "int4-g16-asym", ""}}) {
+    const TargetVerdict verdict = judge_target(c.target, plan_tensors(*source, options(c.scheme)));
+    EXPECT_EQ(verdict.format, c.format) << c.target << " " << c.scheme;
+    EXPECT_EQ(verdict.loads(), *c.format != '\0') << c.target << " " << c.scheme;
+  }
+  QuantizeOptions chosen = options("q4_k_m");
+  chosen.target = "mlx";
+  EXPECT_EQ(quantize(*source, chosen).verdict["loads"], false);
+  chosen.strict = true;
+  EXPECT_THAT(error_of([&] { quantize(*source, chosen, "strict"); }), HasSubstr("mlx"));
 }
 
 TEST_F(QuantizeByRtn, RowsThatNoGroupDividesGetTheNearestScheme) {

@@ -1,0 +1,114 @@
+#include "quantize/targets.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "core/pack/packed_format.h"
+
+namespace retort {
+namespace {
+
+struct Carrier {
+  std::string_view format;     // of retort export
+  std::string_view packed[2];  // layouts of core/pack, the first that holds a matrix
+};
+
+// A matrix is loaded when a carrier's layout holds it and `refuses` has nothing against it.
+struct Target {
+  std::string_view name;
+  std::span<const Carrier> carriers;  // the best first
+  std::string (*refuses)(const Scheme&, int64_t rows, int64_t cols);
+};
+
+constexpr Carrier kVllm[] = {
+    {"compressed-tensors", {"compressed-tensors", ""}}, {"gptq", {"gptq", "gptq_v2"}}, {"awq", {"awq", ""}}};
+constexpr Carrier kLlamaCpp[] = {{"gguf", {"q4_0", "q8_0"}}};
+constexpr Carrier kOnnxRuntime[] = {{"onnx", {"matmulnbits", ""}}};
+constexpr Carrier kMlx[] = {{"mlx", {"mlx", ""}}};
+
+// vllm/model_executor/layers/quantization/utils/marlin_utils.py: types uint4, uint4b8, uint8b128; groups -1, 32, 64,
+// 128; tiles of 64 rows and 128 columns (GPTQ_MARLIN_MIN_THREAD_N, _K).
+std::string marlin_refuses(const Scheme& scheme, int64_t rows, int64_t cols) {
+  if (scheme.is_block()) return "its kernels read no GGUF blocks";
+  if (scheme.bits != 4 && (scheme.bits != 8 || !scheme.symmetric))
+    return "Marlin kernels have 4-bit codes, and 8-bit ones without zero points";
+  const int64_t group = scheme.group_size(cols);
+  if (scheme.granularity == Granularity::kTensor) return "Marlin kernels have a scale per channel or group";
+  if (scheme.granularity == Granularity::kGroup && group != 32 && group != 64 && group != 128)
+    return "Marlin kernels have groups of 32, 64 or 128, and these have " + std::to_string(group);
+  if (rows % 64 != 0 || cols % 128 != 0)
+    return "Marlin kernels work on tiles of 64 rows and 128 columns, and this is " + std::to_string(rows) + " x " +
+           std::to_string(cols);
+  return {};
+}
+
+std::string nothing(const Scheme&, int64_t, int64_t) { return {}; }
+
+constexpr std::array kTargets{
+    Target{"vllm", kVllm, marlin_refuses},
+    Target{"llama.cpp", kLlamaCpp, nothing},       // ggml-common.h; any row of whole blocks
+    Target{"onnxruntime", kOnnxRuntime, nothing},  // docs/ContribOperators.md, MatMulNBits
+    Target{"mlx", kMlx, nothing},                  // mlx/ops.cpp, quantize: bits 2, 3, 4, 6, 8; groups 32, 64, 128
+};
+
+QuantizedMatrix shape_of(const TensorPlan& plan) {
+  QuantizedMatrix shape;
+  shape.scheme = plan.scheme;
+  shape.rows = plan.tensor->rows();
+  shape.cols = plan.tensor->cols();
+  return shape;
+}
+
+std::string carrier_refuses(const Carrier& carrier, const TensorPlan& plan) {
+  const QuantizedMatrix shape = shape_of(plan);
+  if (carrier.format == "gguf" && plan.scheme.is_block()) return storage_format(plan.scheme).refuses(shape);
+  std::string reason;
+  for (const std::string_view name : carrier.packed) {
+    if (name.empty()) continue;
+    reason = packed_format(name).refuses(shape);
+    if (reason.empty()) break;
+  }
+  return reason;
+}
+
+// Reason -> the first tensor that it holds for.
+using Reasons = std::map<std::string, std::string>;
+
+Reasons reasons_against(const Target& target, const Carrier& carrier, std::span<const TensorPlan> plans) {
+  Reasons reasons;
+  for (const TensorPlan& plan : plans) {
+    if (plan.scheme.is_dense()) continue;
+    std::string reason = target.refuses(plan.scheme, plan.tensor->rows(), plan.tensor->cols());
+    if (reason.empty()) reason = carrier_refuses(carrier, plan);
+    if (!reason.empty()) reasons.emplace(name_of(plan.scheme) + ": " + reason, plan.tensor->name);
+  }
+  return reasons;
+}
+
+}  // namespace
+
+std::vector<std::string> target_names() {
+  std::vector<std::string> names;
+  for (const Target& target : kTargets) names.emplace_back(target.name);
+  return names;
+}
+
+TargetVerdict judge_target(std::string_view name, std::span<const TensorPlan> plans) {
+  const auto target = std::ranges::find(kTargets, name, &Target::name);
+  if (target == kTargets.end())
+    fail_usage("quantize", "--for", std::string(name) + " is not a target that is known",
+               "The nearest one is " + nearest_name(name, target_names()));
+  TargetVerdict verdict{.target = std::string(name), .format = {}, .reasons = {}};
+  for (const Carrier& carrier : target->carriers) {
+    const Reasons reasons = reasons_against(*target, carrier, plans);
+    if (reasons.empty()) return {.target = std::string(name), .format = std::string(carrier.format), .reasons = {}};
+    if (!verdict.reasons.empty()) continue;
+    for (const auto& [reason, tensor] : reasons) verdict.reasons.push_back(tensor + ": " + reason);
+  }
+  return verdict;
+}
+
+}  // namespace retort
