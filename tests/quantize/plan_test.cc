@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <map>
 
@@ -20,6 +21,15 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
 
 class QuantizeByRtn : public ::testing::Test {
  protected:
@@ -134,24 +144,24 @@ TEST_F(QuantizeByRtn, StrictRefusesWhatWouldFallBack) {
   const auto source = model({.ffn_size = 172});
   QuantizeOptions chosen = options("int4-g32-sym");
   chosen.strict = true;
-  EXPECT_THAT(error_of([&] { quantize(*source, chosen); }), HasSubstr("--strict"));
+  EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("--strict"));
   chosen.keep = {{"*down_proj*", "bf16"}};
   EXPECT_FALSE(quantize(*source, chosen).fell_back());
   chosen.keep.clear();
   const auto whole = model();
-  EXPECT_THAT(error_of([&] { quantize(*damaged(*whole, kQuery, std::nanf("")), chosen); }), HasSubstr("--strict"));
+  EXPECT_THAT(message_of([&] { quantize(*damaged(*whole, kQuery, std::nanf("")), chosen); }), HasSubstr("--strict"));
 }
 
 TEST_F(QuantizeByRtn, TargetsAreJudgedByWhatTheyLoad) {
   struct Case {
     const char *target, *scheme, *format;  // an empty format: not loaded
   };
-  const auto source = model({.hidden_size = 256, .ffn_size = 512});
-  for (const Case& c : {Case{"vllm", "int4-g128-sym", "compressed-tensors"}, Case{"vllm", "int3-g128-sym", ""},
-                        Case{"vllm", "q4_k_m", ""}, Case{"llama.cpp", "q4_k_m", "gguf"},
-                        Case{"llama.cpp", "int4-g64-sym", "gguf"}, Case{"llama.cpp", "int4-g16-sym", ""},
-                        Case{"onnxruntime", "int4-g32-asym", "onnx"}, Case{"onnxruntime", "q2_k", ""},
-                        Case{"mlx", "int4-g64-asym", "mlx"}, Case{"mlx", "int4-g16-asym", ""}}) {
+  const auto source = model({.hidden_size = 256, .ffn_size = 512, .head_dim = 64});
+  for (const Case& c :
+       {Case{"vllm", "int4-g128-sym", "compressed-tensors"}, Case{"vllm", "int3-g128-sym", ""},
+        Case{"vllm", "q4_k_m", ""}, Case{"llama.cpp", "q4_k_m", "gguf"}, Case{"llama.cpp", "int4-g64-sym", "gguf"},
+        Case{"llama.cpp", "int4-g16-sym", ""}, Case{"onnxruntime", "int4-g32-asym", "onnx"},
+        Case{"onnxruntime", "q2_k", ""}, Case{"mlx", "int4-g64-asym", "mlx"}, Case{"mlx", "int4-g16-asym", ""}}) {
     const TargetVerdict verdict = judge_target(c.target, plan_tensors(*source, options(c.scheme)));
     EXPECT_EQ(verdict.format, c.format) << c.target << " " << c.scheme;
     EXPECT_EQ(verdict.loads(), *c.format != '\0') << c.target << " " << c.scheme;
@@ -160,7 +170,7 @@ TEST_F(QuantizeByRtn, TargetsAreJudgedByWhatTheyLoad) {
   chosen.target = "mlx";
   EXPECT_EQ(quantize(*source, chosen).verdict["loads"], false);
   chosen.strict = true;
-  EXPECT_THAT(error_of([&] { quantize(*source, chosen, "strict"); }), HasSubstr("mlx"));
+  EXPECT_THAT(message_of([&] { quantize(*source, chosen, "strict"); }), HasSubstr("mlx"));
 }
 
 TEST_F(QuantizeByRtn, RowsThatNoGroupDividesGetTheNearestScheme) {
@@ -187,15 +197,6 @@ TEST_F(QuantizeByRtn, KeepOverridesAndFirstMatchWins) {
   EXPECT_EQ(schemes.at(kEmbedding), "q8_0");
   chosen.keep = {{"*layers.1.*", "int8-channel-sym"}};
   EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "f32") << "a vector cannot be quantized";
-}
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST_F(QuantizeByRtn, WhatIsNotPossibleIsSaid) {
