@@ -17,9 +17,9 @@ constexpr std::array kFormats{
     ExportFormat{"onnx", true, true, true, true, make_onnx_writer, {}},
     ExportFormat{"gptq", true, true, false, false, make_gptq_writer, {}},
     ExportFormat{"hf", true, false, true, false, make_hf_writer, {}},
-    ExportFormat{"awq", true, true, false, false, nullptr, "gptq"},
+    ExportFormat{"awq", true, true, false, false, make_awq_writer, {}},
     ExportFormat{"compressed-tensors", true, true, false, false, nullptr, "gptq"},
-    ExportFormat{"mlx", true, true, false, false, nullptr, "gguf"},
+    ExportFormat{"mlx", true, true, false, false, make_mlx_writer, {}},
 };
 
 // The first other format that holds the matrix exactly. Dense hf holds the values of any.

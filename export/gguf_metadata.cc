@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "core/base/error.h"
+#include "export/tensors.h"
 
 namespace retort {
 namespace {
@@ -45,15 +46,6 @@ std::string size_label(int64_t parameters) {
   std::snprintf(text, sizeof text, "%.1f%c", static_cast<double>(parameters) / (billions ? 1e9 : 1e6),
                 billions ? 'B' : 'M');
   return text;
-}
-
-// llama.cpp attends to all tokens in these architectures. Within the window that is the same, so the context ends
-// there.
-int64_t exact_context(const ModelConfig& c) {
-  int64_t context = c.context_length;
-  for (const int64_t window : c.windows)
-    if (window > 0) context = std::min(context, window);
-  return context;
 }
 
 void add_sizes(Metadata& meta, const ModelConfig& c) {

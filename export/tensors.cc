@@ -84,6 +84,13 @@ std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan) {
   return notes;
 }
 
+int64_t exact_context(const ModelConfig& c) {
+  int64_t context = c.context_length;
+  for (const int64_t window : c.windows)
+    if (window > 0) context = std::min(context, window);
+  return context;
+}
+
 Json plain_config(const ModelConfig& config) {
   Json json = config.json;
   json.erase("quantization_config");

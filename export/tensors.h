@@ -26,6 +26,8 @@ QuantizedMatrix regrouped(const QuantizedMatrix& matrix, const Scheme& scheme);
 
 // "name: reason" of every tensor that fell back: what an artifact says of itself.
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);
+// Tokens that a program which attends to all of them, without the model's sliding window, computes alike.
+int64_t exact_context(const ModelConfig& config);
 // config.json as the model came with it, less what described its own quantization.
 Json plain_config(const ModelConfig& config);
 // Tokenizer, chat template and generation settings, byte for byte.

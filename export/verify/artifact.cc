@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "export/verify/safetensors_artifact.h"
 
 namespace retort {
 
@@ -26,6 +27,10 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
 std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "config.json";
   return numbers_of(parse_config(read_json_file(path), path.string()), "config.json");
+}
+
+std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory) {
+  return std::make_unique<HfArtifact>(directory);
 }
 
 std::string_view hard_text() {

@@ -46,6 +46,8 @@ class ArtifactReader {
 std::unique_ptr<ArtifactReader> open_gguf_artifact(const std::filesystem::path& path, const ModelConfig& config);
 std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory);
 std::unique_ptr<ArtifactReader> open_gptq_artifact(const std::filesystem::path& directory);
+std::unique_ptr<ArtifactReader> open_awq_artifact(const std::filesystem::path& directory);
+std::unique_ptr<ArtifactReader> open_mlx_artifact(const std::filesystem::path& directory, const ModelConfig& config);
 std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory);
 
 [[noreturn]] void fail_artifact(const ExpectedTensor& expected, const std::string& reason);

@@ -50,6 +50,14 @@ std::vector<ConfigNumber> numbers_of(const ModelConfig& c, const std::string& pl
   return numbers;
 }
 
+std::vector<ConfigNumber> numbers_without_windows(std::vector<ConfigNumber> numbers, const ModelConfig& model) {
+  const bool windowed = std::ranges::any_of(model.windows, [](int64_t window) { return window != 0; });
+  std::erase_if(numbers, [&](const ConfigNumber& number) {
+    return windowed && (number.name == "windows" || number.name == "context length");
+  });
+  return numbers;
+}
+
 std::vector<ConfigNumber> numbers_of_genai(const Json& json, const std::string& place) {
   static const Json kEmpty = Json::object();
   const auto child = [](const Json& parent, const char* key) -> const Json& {

@@ -26,14 +26,8 @@ class GgufArtifact : public ArtifactReader {
     return file_.header().string("tokenizer.chat_template").value_or(std::string());
   }
 
-  // llama.cpp knows no windows in these architectures: a file of such a model has a shorter context instead.
   std::vector<ConfigNumber> numbers() const override {
-    std::vector<ConfigNumber> numbers = numbers_of(source_->config(), "metadata");
-    const bool windowed = std::ranges::any_of(config_.windows, [](int64_t window) { return window != 0; });
-    std::erase_if(numbers, [&](const ConfigNumber& number) {
-      return windowed && (number.name == "windows" || number.name == "context length");
-    });
-    return numbers;
+    return numbers_without_windows(numbers_of(source_->config(), "metadata"), config_);
   }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {

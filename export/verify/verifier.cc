@@ -18,7 +18,14 @@ std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelC
   if (!fs::exists(path)) fail("verify", path.string(), "there is no such file or directory");
   if (!fs::is_directory(path)) return open_gguf_artifact(path, config);
   if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path);
-  if (fs::exists(path / "quantize_config.json")) return open_gptq_artifact(path);
+  const Json json = read_json_file((path / "config.json").string());
+  const auto settings = json.find("quantization_config");
+  const std::string method = settings == json.end() || !settings->is_object()
+                                 ? std::string()
+                                 : json_value<std::string>(*settings, "quant_method", "", path.string());
+  if (method == "gptq") return open_gptq_artifact(path);
+  if (method == "awq") return open_awq_artifact(path);
+  if (json.contains("quantization") && json["quantization"].is_object()) return open_mlx_artifact(path, config);
   return open_hf_artifact(path);
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::array kParams{
     ParamSpec{"model", ParamType::kModel, {}, "Hugging Face or native quantized directory, or GGUF file", true, true},
-    ParamSpec{"format", ParamType::kText, {}, "gguf, onnx, gptq or hf", true},
+    ParamSpec{"format", ParamType::kText, {}, "gguf, onnx, gptq, awq, mlx or hf", true},
     ParamSpec{"type",
               ParamType::kText,
               {},
@@ -79,7 +79,7 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
 
 const Operation kExportOperation{.name = "export",
                                  .version = 1,
-                                 .summary = "write what other programs load: gguf, onnx, gptq, hf",
+                                 .summary = "write what other programs load: gguf, onnx, gptq, awq, mlx, hf",
                                  .params = kParams,
                                  .output = OutputKind::kByFormat,
                                  .stage = true,

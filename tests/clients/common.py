@@ -56,9 +56,9 @@ def tokenize(model, text):
         return retort("tokenize", model, "--text", file.name)["ids"]
 
 
-def quantized(model, output, scheme):
+def quantized(model, output, scheme, *options):
     """Rows that no group divides keep 16 bit, which is the exit code 3."""
-    retort("quantize", model, "--output", output, "--scheme", scheme, "--method", "rtn", code=(0, 3))
+    retort("quantize", model, "--output", output, "--scheme", scheme, "--method", "rtn", *options, code=(0, 3))
     return output
 
 

@@ -75,8 +75,7 @@ TinyModel wide_shape() {
 
 TEST(ExportFormats, NamesTheNearestThatIsThere) {
   EXPECT_THAT(error_of([] { export_format("ggfu"); }), HasSubstr("gguf"));
-  EXPECT_THAT(error_of([] { export_format("awq"); }),
-              HasSubstr("not available yet. The nearest available one is gptq"));
+  EXPECT_THAT(error_of([] { export_format("compressed-tensor"); }), HasSubstr("compressed-tensors"));
   for (const ExportFormat& format : export_formats())
     EXPECT_TRUE(format.make != nullptr || export_format(format.instead).make != nullptr) << format.name;
 }
@@ -91,7 +90,7 @@ class HoldsExactly : public ::testing::TestWithParam<Case> {};
 
 TEST_P(HoldsExactly, AndVerifyProvesIt) {
   const auto [format, scheme, everything, operators] = GetParam();
-  for (const char* family : {"llama", "qwen3"}) {
+  for (const char* family : {"llama", "qwen2", "qwen3"}) {
     TempDir dir;
     TinyModel model = parse_scheme(scheme).is_super_block() ? wide_shape() : shape();
     model.model_type = family;
@@ -122,7 +121,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"onnx", "int8-channel-asym", true, "standard"},
                       Case{"onnx", "int3-g64-sym", false, "standard"}, Case{"onnx", "q8_0", true, "standard"},
                       Case{"gptq", "int4-g32-sym"}, Case{"gptq", "int4-g64-asym"}, Case{"gptq", "int8-channel-sym"},
-                      Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"}),
+                      Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"},
+                      Case{"awq", "int4-g32-sym"}, Case{"awq", "int4-g64-asym"}, Case{"awq", "int4-channel-sym"},
+                      Case{"awq", "int3-g32-sym"}, Case{"awq", "int2-g32-asym"}, Case{"mlx", "int4-g32-sym", true},
+                      Case{"mlx", "int4-g64-asym", true}, Case{"mlx", "int4-channel-sym"},
+                      Case{"mlx", "int3-g32-asym"}, Case{"mlx", "int2-g32-sym"}, Case{"mlx", "q8_0", true},
+                      Case{"mlx", "q4_0", true}),
     [](const auto& info) {
       std::string name = std::string(info.param.format) + "_" + info.param.scheme;
       if (info.param.operators == std::string_view("standard")) name += "_standard";
@@ -139,7 +143,7 @@ TEST(Export, KeepsActivationOrderInGptqOnly) {
   const Exported made = export_to(dir.path() / "gptq", *source, {.format = "gptq", .type = {}});
   EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
   EXPECT_EQ(read_json_file(made.path / "quantize_config.json")["desc_act"], true);
-  for (const char* format : {"gguf", "onnx"}) {
+  for (const char* format : {"gguf", "onnx", "awq", "mlx"}) {
     const fs::path path = dir.path() / format;
     const std::string error = error_of([&] { export_to(path, *source, {.format = format, .type = {}}); });
     EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.o_proj.weight"));
@@ -157,6 +161,16 @@ TEST(Export, RefusesAsymmetricCodesInGgufAndNamesOnnx) {
   EXPECT_THAT(error, HasSubstr("zero points"));
   EXPECT_THAT(error, HasSubstr("--format onnx"));
   EXPECT_FALSE(fs::exists(dir.path() / "a.gguf"));
+}
+
+TEST(Export, RefusesCodesThatAreNoIntegers) {
+  for (const char* format : {"gptq", "awq", "mlx"}) {
+    TempDir dir;
+    const auto source = quantized_model(dir.path(), shape(), "nf4-g64");
+    const std::string error =
+        error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
+    EXPECT_THAT(error, HasSubstr("no integer weights")) << format;
+  }
 }
 
 TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {

@@ -1,0 +1,114 @@
+// Directories as mlx-lm loads them: safetensors with weight, scales and biases for each quantized linear layer or
+// embedding, each with its own width and group size, and a config.json in the keys that mlx-lm reads.
+#include <algorithm>
+#include <map>
+
+#include "core/base/error.h"
+#include "core/pack/packed_format.h"
+#include "core/pack/parts.h"
+#include "export/formats.h"
+#include "export/module_checkpoint.h"
+#include "export/tensors.h"
+
+namespace retort {
+namespace {
+
+// Groups that MLX has, the widest first: a wider group is the same scale repeated.
+constexpr int64_t kGroups[] = {128, 64, 32};
+
+Scheme mlx_scheme(const Scheme& scheme, int64_t cols) {
+  Scheme out = scheme;
+  out.block = BlockType::kNone;
+  out.granularity = Granularity::kGroup;
+  out.group = scheme.group_size(cols);
+  for (const int64_t group : kGroups)
+    if (scheme.group_size(cols) % group == 0) {
+      out.group = group;
+      break;
+    }
+  return out;
+}
+
+void check_model(const ModelConfig& c) {
+  const char* remedy = "Use --format onnx or hf";
+  if (c.family->qk_norm && c.qkv_bias)
+    fail("export", tensor_name(c, Role::kQuery, 0, Part::kBias), "mlx-lm's qwen3 has no biases in attention", remedy);
+  if (c.family->always_qkv_bias && c.head_dim * c.heads != c.hidden_size)
+    fail("export", "head_dim", "mlx-lm's qwen2 takes hidden_size / num_attention_heads for it", remedy);
+}
+
+// mlx-lm reads the keys of transformers 4, and takes other values than transformers where a key is missing. It has
+// no sliding window in these families: within the window that is the same, so the context ends there.
+void restate(Json& config, const ModelConfig& c) {
+  config["rope_theta"] = c.rope.theta;
+  const auto parameters = config.find("rope_parameters");
+  if (c.rope.scaling != RopeScaling::kNone && parameters != config.end() && parameters->is_object())
+    config["rope_scaling"] = *parameters;
+  config["num_key_value_heads"] = c.kv_heads;
+  config["head_dim"] = c.head_dim;
+  config["tie_word_embeddings"] = c.tied_embeddings;
+  config["max_position_embeddings"] = exact_context(c);
+  config["rms_norm_eps"] = c.norm_eps;
+  for (const char* key : {"use_sliding_window", "layer_types", "max_window_layers"}) config.erase(key);
+  if (config.contains("sliding_window")) config["sliding_window"] = nullptr;
+}
+
+class MlxExporter : public ModuleCheckpoint {
+ public:
+  explicit MlxExporter(const ModelSource& source) : ModuleCheckpoint(source), layout_(packed_format("mlx")) {
+    check_model(source.config());
+    uniform_scheme(source);  // refuses a model without integers
+  }
+
+  std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
+    if (planned.rule->part != Part::kWeight) return "only weights have a place in it";
+    if (!groups_in_order(m)) return "columns in activation order have no place in MLX";
+    const QuantizedMatrix shape{.scheme = mlx_scheme(m.scheme, m.cols),
+                                .rows = m.rows,
+                                .cols = m.cols,
+                                .codes = {},
+                                .scales = m.scales,
+                                .zeros = m.zeros,
+                                .column_group = {}};
+    return layout_.refuses(shape);
+  }
+
+ protected:
+  std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) override {
+    const Scheme scheme = mlx_scheme(matrix.scheme, matrix.cols);
+    modules_.push_back({module_name(planned), {{"group_size", scheme.group}, {"bits", scheme.bits}}});
+    ++uses_[modules_.back().settings];
+    return layout_.pack(in_uniform(std::move(matrix), scheme));
+  }
+
+  // The settings of most modules, and by name those of the others.
+  void describe(Json& config) override {
+    const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
+    const Json common = std::ranges::max_element(uses_, less)->first;
+    Json quantization = common;
+    for (const Module& module : modules_)
+      if (module.settings != common) quantization[module.name] = module.settings;
+    config["quantization"] = quantization;
+    config["quantization_config"] = std::move(quantization);
+    if (!notes().empty()) config["retort"] = {{"fallbacks", notes()}};
+    restate(config, source().config());
+  }
+
+ private:
+  struct Module {
+    std::string name;
+    Json settings;
+  };
+
+  const PackedFormat& layout_;
+  std::vector<Module> modules_;
+  std::map<Json, int64_t> uses_;
+};
+
+}  // namespace
+
+std::unique_ptr<ArtifactWriter> make_mlx_writer(const ModelSource& source, const ExportOptions&) {
+  return std::make_unique<MlxExporter>(source);
+}
+
+}  // namespace retort

@@ -1,0 +1,95 @@
+#include "export/module_checkpoint.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/pack/parts.h"
+#include "export/tensors.h"
+
+namespace retort {
+
+std::string module_name(const PlannedTensor& planned) {
+  const std::string& name = planned.tensor->name;
+  return name.substr(0, name.rfind('.'));
+}
+
+Scheme uniform_scheme(const ModelSource& source) {
+  std::map<int, int64_t> elements;
+  std::vector<Scheme> schemes;
+  for (const ExpectedTensor& expected : expected_tensors(source.config())) {
+    const ModelTensor& tensor = source.at(expected.name);
+    if (tensor.scheme.is_dense() || !tensor.scheme.is_plain() || expected.rule->input == Input::kNone) continue;
+    elements[tensor.scheme.bits] += tensor.elements();
+    schemes.push_back(tensor.scheme);
+  }
+  if (schemes.empty())
+    fail("export", source.path().string(), "it has no integer weights to keep",
+         "Quantize it first, or use --format hf");
+  const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
+  Scheme common{.bits = std::ranges::max_element(elements, less)->first,
+                .granularity = Granularity::kChannel,
+                .group = 0,
+                .dense = {}};
+  for (const Scheme& scheme : schemes) {
+    if (scheme.bits != common.bits) continue;
+    common.symmetric = common.symmetric && scheme.symmetric;
+    if (scheme.granularity != Granularity::kGroup) continue;
+    common.group = common.granularity == Granularity::kGroup ? std::min(common.group, scheme.group) : scheme.group;
+    common.granularity = Granularity::kGroup;
+  }
+  return common;
+}
+
+std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& m, const Scheme& uniform) {
+  const auto number = [](int64_t value) { return std::to_string(value); };
+  if (planned.rule->input == Input::kNone) return "only the linear weights of layers have a place in it";
+  if (!m.scheme.is_plain()) return "it holds integers times one scale";
+  if (m.scheme.bits > uniform.bits)
+    return "it has " + number(m.scheme.bits) + " bits, and the one width of the file is " + number(uniform.bits);
+  const int64_t from = m.scheme.group_size(m.cols), to = uniform.group_size(m.cols);
+  if (m.cols % to != 0 || from % to != 0 || (from != to && !groups_in_order(m)))
+    return "its groups of " + number(from) + " are not whole groups of " + number(to) + ", the one size of the file";
+  return {};
+}
+
+QuantizedMatrix in_uniform(QuantizedMatrix matrix, const Scheme& uniform) {
+  if (matrix.scheme == uniform) return matrix;
+  const bool same_groups = matrix.scheme.group_size(matrix.cols) == uniform.group_size(matrix.cols);
+  std::vector<int32_t> column_group = std::move(matrix.column_group);
+  matrix.column_group.clear();
+  QuantizedMatrix out = regrouped(matrix, uniform);
+  if (same_groups) out.column_group = std::move(column_group);
+  return out;
+}
+
+void ModuleCheckpoint::begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) {
+  directory_ = path;
+  weights_ = std::make_unique<SafetensorsWriter>(path);
+  for (const PlannedTensor& planned : plan)
+    if (planned.dense && planned.rule->input != Input::kNone && planned.rule->part == Part::kWeight)
+      dense_modules_.push_back(module_name(planned));
+  notes_ = fallback_notes(plan);
+}
+
+void ModuleCheckpoint::write(const PlannedTensor& planned) {
+  const ModelTensor& tensor = *planned.tensor;
+  if (planned.dense) {
+    weights_->begin(tensor.name, *planned.dense, tensor.shape);
+    return stream_dense(source_, tensor, *planned.dense,
+                        [&](std::span<const std::byte> bytes) { weights_->append(bytes); });
+  }
+  for (const PackedPart& part : parts_of(planned, source_.read_quantized(tensor)))
+    weights_->add(module_name(planned) + "." + std::string(part.name), part.dtype, part.shape, part.bytes);
+}
+
+void ModuleCheckpoint::finish() {
+  weights_->finish();
+  write_side_files(source_, directory_);
+  Json config = plain_config(source_.config());
+  describe(config);
+  write_text_file(directory_ / "config.json", config.dump(2) + "\n");
+}
+
+}  // namespace retort

@@ -1,0 +1,51 @@
+// Checkpoints in the layout of Hugging Face whose linear layers lie in several tensors under the name of the module:
+// what the writers of gptq, awq and mlx have in common.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/checkpoint/safetensors.h"
+#include "core/pack/packed_format.h"
+#include "export/exporter.h"
+
+namespace retort {
+
+// "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
+std::string module_name(const PlannedTensor& planned);
+
+// The scheme of a file that has one width and one group size: the width that most weights of layers have, the smallest
+// group of those, and zero points if any of them has some. A model without integers is an Error.
+Scheme uniform_scheme(const ModelSource& source);
+// Why a matrix cannot be restated in `uniform` with the same numbers; empty: it can.
+std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& matrix, const Scheme& uniform);
+// The matrix in `uniform`; the caller knows that it fits.
+QuantizedMatrix in_uniform(QuantizedMatrix matrix, const Scheme& uniform);
+
+class ModuleCheckpoint : public ArtifactWriter {
+ public:
+  void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override;
+  void write(const PlannedTensor& planned) override;
+  void finish() override;
+
+ protected:
+  explicit ModuleCheckpoint(const ModelSource& source) : source_(source) {}
+  // The tensors of one matrix, named without the module.
+  virtual std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) = 0;
+  // Called when all tensors are written: adds to config.json, and writes other files.
+  virtual void describe(Json& config) = 0;
+
+  const ModelSource& source() const { return source_; }
+  const std::filesystem::path& directory() const { return directory_; }
+  const std::vector<std::string>& dense_modules() const { return dense_modules_; }  // linear weights of layers
+  const std::vector<std::string>& notes() const { return notes_; }                  // fallback_notes
+
+ private:
+  const ModelSource& source_;
+  std::filesystem::path directory_;
+  std::unique_ptr<SafetensorsWriter> weights_;
+  std::vector<std::string> dense_modules_, notes_;
+};
+
+}  // namespace retort

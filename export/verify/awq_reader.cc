@@ -1,0 +1,61 @@
+// AWQ's GEMM words by their definition.
+#include "core/base/error.h"
+#include "core/base/json.h"
+#include "export/verify/safetensors_artifact.h"
+
+namespace retort {
+namespace {
+
+class AwqArtifact : public HfArtifact {
+ public:
+  explicit AwqArtifact(const std::filesystem::path& directory) : HfArtifact(directory) {
+    const std::string label = (directory / "config.json").string();
+    const Json settings = read_json_file(label).at("quantization_config");
+    if (json_required<int64_t>(settings, "bits", label) != 4) fail("verify", label, "bits is not 4");
+    if (json_value<std::string>(settings, "version", "gemm", label) != "gemm")
+      fail("verify", label, "the version is not gemm");
+  }
+
+  std::string_view format() const override { return "awq"; }
+
+  ArtifactTensor read(const ExpectedTensor& expected) const override {
+    const std::string base = expected.name.substr(0, expected.name.rfind('.'));
+    if (!expected.name.ends_with(".weight") || !has(base + ".qweight")) return HfArtifact::read(expected);
+    const StoredTensor &words = require(expected, base + ".qweight"), &zeros = require(expected, base + ".qzeros"),
+                       &scales = require(expected, base + ".scales");
+    ArtifactTensor tensor;
+    tensor.rows = rows_of(expected);
+    tensor.cols = cols_of(expected);
+    tensor.groups = scales.info->shape.empty() ? 0 : scales.info->shape[0];
+    if (tensor.rows % 8 != 0 || tensor.groups == 0 || tensor.cols % tensor.groups != 0)
+      fail_artifact(expected, "its words or groups are not whole");
+    check(expected, words, DType::kI32, {tensor.cols, tensor.rows / 8});
+    check(expected, zeros, DType::kI32, {tensor.groups, tensor.rows / 8});
+    check(expected, scales, DType::kF16, {tensor.groups, tensor.rows});
+    const int64_t group = tensor.cols / tensor.groups;
+    for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / group));
+    for (int64_t r = 0; r < tensor.rows; ++r) {
+      for (int64_t g = 0; g < tensor.groups; ++g)
+        tensor.scales.push_back(value_at<uint16_t>(scales.bytes(), g * tensor.rows + r));
+      for (int64_t c = 0; c < tensor.cols; ++c)
+        tensor.levels.push_back(
+            static_cast<int16_t>(nibble(words, c * tensor.rows + r) - nibble(zeros, c / group * tensor.rows + r)));
+    }
+    return tensor;
+  }
+
+ private:
+  // The value of output `index % 8` of its word: even outputs fill the low half, odd ones the high half.
+  static int nibble(const StoredTensor& words, int64_t index) {
+    const int64_t output = index % 8, place = output / 2 + output % 2 * 4;
+    return static_cast<int>(value_at<uint32_t>(words.bytes(), index / 8) >> (4 * place)) & 15;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<ArtifactReader> open_awq_artifact(const std::filesystem::path& directory) {
+  return std::make_unique<AwqArtifact>(directory);
+}
+
+}  // namespace retort

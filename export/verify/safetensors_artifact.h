@@ -1,0 +1,67 @@
+// Directories of safetensors as verify reads them. Internal to export/verify.
+#pragma once
+
+#include <cstring>
+
+#include "core/checkpoint/shard_set.h"
+#include "export/verify/artifact.h"
+
+namespace retort {
+
+// Dense tensors under their own names; the base of the readers of packed layouts.
+class HfArtifact : public ArtifactReader {
+ public:
+  explicit HfArtifact(const std::filesystem::path& directory)
+      : label_(directory.string()), tensors_(directory), files_(read_side_files(directory)) {}
+
+  std::string_view format() const override { return "hf"; }
+  std::span<const SideFile> side_files() const override { return files_; }
+  std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(files_, label_); }
+  std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
+  std::vector<ConfigNumber> numbers() const override { return numbers_of_directory(label_); }
+
+  ArtifactTensor read(const ExpectedTensor& expected) const override {
+    const StoredTensor& stored = require(expected, expected.name);
+    if (stored.info->shape != expected.shape) fail_artifact(expected, "it has another shape than in the model");
+    return dense_artifact(expected, stored.info->dtype, stored.bytes());
+  }
+
+ protected:
+  const StoredTensor& require(const ExpectedTensor& expected, const std::string& name) const {
+    const StoredTensor* stored = tensors_.find(name);
+    if (stored == nullptr) fail_artifact(expected, "the artifact has no " + name);
+    return *stored;
+  }
+  void check(const ExpectedTensor& expected, const StoredTensor& part, DType type,
+             const std::vector<int64_t>& shape) const {
+    if (part.info->dtype != type || part.info->shape != shape)
+      fail_artifact(expected, part.info->name + " has another type or shape than the layout needs");
+  }
+  bool has(const std::string& name) const { return tensors_.find(name) != nullptr; }
+
+ private:
+  std::string label_;
+  ShardSet tensors_;
+  std::vector<SideFile> files_;
+};
+
+// Values of `bits` bits, low bits first, in 32-bit words that lie `stride` words apart.
+inline uint32_t packed_value(std::span<const std::byte> bytes, int64_t first, int64_t stride, int64_t index,
+                             int64_t bits) {
+  uint32_t value = 0;
+  for (int64_t b = 0; b < bits; ++b) {
+    const int64_t bit = index * bits + b;
+    const int64_t byte = 4 * (first + bit / 32 * stride) + bit % 32 / 8;
+    value |= (std::to_integer<uint32_t>(bytes[static_cast<size_t>(byte)]) >> (bit % 8) & 1u) << b;
+  }
+  return value;
+}
+
+template <typename T>
+T value_at(std::span<const std::byte> bytes, int64_t index) {
+  T value;
+  std::memcpy(&value, bytes.data() + static_cast<size_t>(index) * sizeof value, sizeof value);
+  return value;
+}
+
+}  // namespace retort
