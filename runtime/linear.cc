@@ -57,7 +57,7 @@ InputBuffer::InputBuffer(int64_t max_tokens, int64_t max_cols)
       values_(static_cast<size_t>(max_tokens * max_cols) * sizeof(float)),
       codes_(static_cast<size_t>(max_tokens * max_cols)),
       scales_(static_cast<size_t>(max_tokens * max_cols / kBlock) * sizeof(float)),
-      sums_(static_cast<size_t>(max_tokens * max_cols / kBlock) * sizeof(int32_t)) {}
+      sums_(static_cast<size_t>(max_tokens * max_cols / kBlock * 2) * sizeof(int32_t)) {}
 
 Inputs InputBuffer::prepare(const PackedMatrix& weights, const float* values, int64_t tokens, const Kernel& kernel,
                             ThreadPool& threads) {
@@ -88,7 +88,7 @@ void InputBuffer::quantize_token(const PackedMatrix& weights, const float* value
                    .blocks = blocks,
                    .codes = codes_.as<int8_t>() + token * packed,
                    .scales = scales_.as<float>() + token * blocks,
-                   .negative_sums = sums_.as<int32_t>() + token * blocks});
+                   .negative_sums = sums_.as<int32_t>() + token * blocks * 2});
 }
 
 Projection::Projection(std::vector<Linear> linears) : linears_(std::move(linears)) {

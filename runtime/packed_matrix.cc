@@ -19,29 +19,52 @@ constexpr size_t kCacheLine = 64, kHugePage = size_t{2} << 20;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// Other schemes are decoded to float32 when they are loaded.
-bool has_integer_tiles(const Scheme& scheme) { return scheme.is_dense() || scheme.is_plain(); }
+WeightType block_type(const Scheme& scheme) {
+  switch (scheme.block) {
+    case BlockType::kIq4Nl: return WeightType::kIq4;
+    case BlockType::kQ2K: return WeightType::kQ2K;
+    case BlockType::kQ3K: return WeightType::kQ3K;
+    case BlockType::kQ4K: return WeightType::kQ4K;
+    case BlockType::kQ5K: return WeightType::kQ5K;
+    case BlockType::kQ6K: return WeightType::kQ6K;
+    case BlockType::kIq4Xs: return WeightType::kIq4Xs;
+    default: return scheme.bits <= 4 ? WeightType::kInt4 : WeightType::kInt8;
+  }
+}
 
 WeightType type_for(const Scheme& scheme, bool float_math) {
-  if (float_math || !has_integer_tiles(scheme)) return WeightType::kF32;
-  if (!scheme.is_dense()) return scheme.bits <= 4 ? WeightType::kInt4 : WeightType::kInt8;
+  if (float_math || scheme.book == CodeBook::kNf4) return WeightType::kF32;
+  if (!scheme.is_dense()) return block_type(scheme);
   if (*scheme.dense == DType::kF16) return WeightType::kF16;
   return *scheme.dense == DType::kBF16 ? WeightType::kBF16 : WeightType::kF32;
 }
 
-int64_t tile_size(WeightType type, int64_t packed_cols) {
-  switch (type) {
-    case WeightType::kInt4: return packed_cols * kTileRows / 2;
-    case WeightType::kInt8: return packed_cols * kTileRows;
-    case WeightType::kF16:
-    case WeightType::kBF16: return packed_cols * kTileRows * 2;
-    case WeightType::kF32: break;
-  }
-  return packed_cols * kTileRows * 4;
+bool has_bytes(WeightType type) {  // a byte for each code, not four bits
+  return type == WeightType::kInt8 || type == WeightType::kQ5K || type == WeightType::kQ6K;
 }
 
+int64_t tile_size(WeightType type, int64_t packed_cols) {
+  const int64_t codes = packed_cols * kTileRows;
+  if (type < WeightType::kF16) return has_bytes(type) ? codes : codes / 2;
+  return type == WeightType::kF32 ? codes * 4 : codes * 2;
+}
+
+// Super-blocks fill their rows; other groups are padded to whole blocks.
 int64_t padded_cols(const Scheme& scheme, int64_t cols) {
-  return scheme.groups(cols) * round_up(scheme.group_size(cols), kBlock);
+  return scheme.is_super_block() ? cols : scheme.groups(cols) * round_up(scheme.group_size(cols), kBlock);
+}
+
+int32_t common_zero(const Scheme& scheme) {
+  if (scheme.book == CodeBook::kIq4) return 128;
+  return scheme.has_minima() ? 0 : scheme.middle();
+}
+
+// How many scales, and how many integers that multiply them, a row of a matrix has.
+int64_t scales_of_row(const Scheme& scheme, int64_t cols) {
+  return scheme.is_super_block() ? cols / kSuperBlock : scheme.groups(cols);
+}
+int64_t scale_codes_of_row(const Scheme& scheme, int64_t cols) {
+  return scheme.is_super_block() ? scheme.groups(cols) : 0;
 }
 
 // [16 rows][cols] -> [cols][16 rows]
@@ -94,24 +117,31 @@ PackedMatrix::PackedMatrix(const ModelSource& source, const ModelTensor& tensor,
 }
 
 PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads)
-    : type_(type_for(matrix.scheme, false)), rows_(matrix.rows), cols_(matrix.cols), zero_(matrix.scheme.middle()) {
+    : type_(type_for(matrix.scheme, false)), rows_(matrix.rows), cols_(matrix.cols), zero_(common_zero(matrix.scheme)) {
   place_columns(matrix, name);
   tile_bytes_ = tile_size(type_, packed_cols_);
-  const auto per_matrix = static_cast<size_t>(tile_count() * groups_ * kTileRows);
+  const Scheme& scheme = matrix.scheme;
+  const int64_t rows = tile_count() * kTileRows;
+  const auto scales = static_cast<size_t>(rows * scales_of_row(scheme, cols_)) * sizeof(uint16_t);
+  const auto codes = static_cast<size_t>(rows * scale_codes_of_row(scheme, cols_));
   data_ = AlignedBuffer(static_cast<size_t>(tile_count() * tile_bytes_));
-  scales_ = AlignedBuffer(per_matrix * sizeof(uint16_t));
-  if (!matrix.zeros.empty()) zeros_ = AlignedBuffer(per_matrix);
+  scales_ = AlignedBuffer(scales);
+  if (scheme.has_zeros()) zeros_ = AlignedBuffer(static_cast<size_t>(rows * groups_));
+  if (scheme.has_minima()) minima_ = AlignedBuffer(scales);
+  if (codes > 0) scale_codes_ = AlignedBuffer(codes);
+  if (codes > 0 && scheme.has_minima()) minimum_codes_ = AlignedBuffer(codes);
   threads.run(tile_count(), [&](int64_t tile) { pack_tile(matrix, tile); });
 }
 
 uint64_t PackedMatrix::estimate_bytes(const ModelTensor& tensor, bool float_math) {
   const WeightType type = type_for(tensor.scheme, float_math);
-  const bool integer = type == WeightType::kInt4 || type == WeightType::kInt8;
-  const int64_t rows = round_up(tensor.rows(), kTileRows);
-  const int64_t codes =
-      rows / kTileRows * tile_size(type, integer ? padded_cols(tensor.scheme, tensor.cols()) : tensor.cols());
-  const int64_t per_group = tensor.scheme.symmetric ? 2 : 3;
-  return static_cast<uint64_t>(codes + (integer ? rows * tensor.scheme.groups(tensor.cols()) * per_group : 0));
+  const int64_t rows = round_up(tensor.rows(), kTileRows), cols = tensor.cols();
+  if (type >= WeightType::kF16) return static_cast<uint64_t>(rows / kTileRows * tile_size(type, cols));
+  const Scheme& scheme = tensor.scheme;
+  const int64_t parts = scheme.has_minima() ? 2 : 1;
+  int64_t per_row = parts * (2 * scales_of_row(scheme, cols) + scale_codes_of_row(scheme, cols));
+  if (scheme.has_zeros()) per_row += scheme.groups(cols);
+  return static_cast<uint64_t>(rows / kTileRows * tile_size(type, padded_cols(scheme, cols)) + rows * per_row);
 }
 
 Tiles PackedMatrix::tiles() const {
@@ -122,7 +152,10 @@ Tiles PackedMatrix::tiles() const {
           .groups = groups_,
           .scales = scales_.as<uint16_t>(),
           .zeros = zeros_.size() == 0 ? nullptr : zeros_.as<uint8_t>(),
-          .zero = zero_};
+          .zero = zero_,
+          .minima = minima_.size() == 0 ? nullptr : minima_.as<uint16_t>(),
+          .scale_codes = scale_codes_.as<int8_t>(),
+          .minimum_codes = minimum_codes_.as<uint8_t>()};
 }
 
 void PackedMatrix::load_dense(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads) {
@@ -146,10 +179,11 @@ void PackedMatrix::load_dense(const ModelSource& source, const ModelTensor& tens
 
 // Groups become contiguous runs of whole blocks: columns of activation-ordered matrices move, short groups are padded.
 void PackedMatrix::place_columns(const QuantizedMatrix& matrix, std::string_view name) {
-  const int64_t size = matrix.scheme.group_size(cols_), padded = round_up(size, kBlock);
   groups_ = matrix.groups();
-  packed_cols_ = groups_ * padded;
+  packed_cols_ = padded_cols(matrix.scheme, cols_);
+  const int64_t size = matrix.scheme.group_size(cols_), padded = packed_cols_ / groups_;
   if (matrix.column_group.empty() && (groups_ == 1 || size == padded)) return;
+  if (matrix.scheme.is_super_block()) fail("runtime", name, "super-blocks do not come in activation order");
   columns_.assign(static_cast<size_t>(packed_cols_), -1);
   std::vector<int64_t> filled(static_cast<size_t>(groups_), 0);
   for (int64_t c = 0; c < cols_; ++c) {
@@ -167,25 +201,67 @@ void PackedMatrix::pack_tile(const QuantizedMatrix& matrix, int64_t tile) {
     for (int64_t p = 0; p < packed_cols_; ++p) {
       const int64_t c = columns_.empty() ? p : columns_[static_cast<size_t>(p)];
       if (c < 0 || c >= cols_) continue;
-      if (type_ == WeightType::kInt8) {
+      if (has_bytes(type_)) {
         out[int8_offset(r, p)] = codes[c];
       } else {
         out[int4_offset(r, p)] |= static_cast<uint8_t>(codes[c] << int4_shift(p));
       }
     }
-    for (int64_t g = 0; g < groups_; ++g) {
-      const int64_t at = (tile * groups_ + g) * kTileRows + r;
-      scales_.as<uint16_t>()[at] = f32_to_f16(matrix.scales[static_cast<size_t>((first + r) * groups_ + g)]);
-      if (zeros_.size() != 0) zeros_.as<uint8_t>()[at] = matrix.zero(first + r, g);
+    if (matrix.scheme.is_super_block()) {
+      pack_super_scales(matrix, tile, r);
+    } else {
+      pack_scales(matrix, tile, r);
     }
   }
+}
+
+void PackedMatrix::pack_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane) {
+  const int64_t row = tile * kTileRows + lane;
+  for (int64_t g = 0; g < groups_; ++g) {
+    const int64_t at = (tile * groups_ + g) * kTileRows + lane;
+    const auto from = static_cast<size_t>(row * groups_ + g);
+    scales_.as<uint16_t>()[at] = f32_to_f16(matrix.scales[from]);
+    if (zeros_.size() != 0) zeros_.as<uint8_t>()[at] = matrix.zeros[from];
+    if (minima_.size() != 0) minima_.as<uint16_t>()[at] = f32_to_f16(matrix.minima[from]);
+  }
+}
+
+void PackedMatrix::pack_super_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane) {
+  const int64_t row = tile * kTileRows + lane, supers = cols_ / kSuperBlock;
+  for (int64_t i = 0; i < supers; ++i) {
+    const int64_t at = (tile * supers + i) * kTileRows + lane;
+    scales_.as<uint16_t>()[at] = f32_to_f16(matrix.super.scales[static_cast<size_t>(row * supers + i)]);
+    if (minima_.size() != 0)
+      minima_.as<uint16_t>()[at] = f32_to_f16(matrix.super.minima[static_cast<size_t>(row * supers + i)]);
+  }
+  for (int64_t g = 0; g < groups_; ++g) {
+    const int64_t at = (tile * groups_ + g) * kTileRows + lane;
+    const auto from = static_cast<size_t>(row * groups_ + g);
+    scale_codes_.as<int8_t>()[at] = matrix.super.scale_codes[from];
+    if (minimum_codes_.size() != 0) minimum_codes_.as<uint8_t>()[at] = matrix.super.minimum_codes[from];
+  }
+}
+
+// The value of one weight of an integer matrix.
+float PackedMatrix::decode(int64_t tile, int64_t lane, int64_t p) const {
+  const auto* codes = data_.as<uint8_t>() + tile * tile_bytes_;
+  const int64_t group = p / (packed_cols_ / groups_), at = (tile * groups_ + group) * kTileRows + lane;
+  int code = has_bytes(type_) ? codes[int8_offset(lane, p)] : codes[int4_offset(lane, p)] >> int4_shift(p) & 0xf;
+  if (type_ == WeightType::kIq4 || type_ == WeightType::kIq4Xs) code = kIq4Codes[code];
+  const auto level = static_cast<float>(code - (zeros_.size() == 0 ? zero_ : zeros_.as<uint8_t>()[at]));
+  const bool super = scale_codes_.size() != 0;
+  const int64_t from = super ? (tile * (cols_ / kSuperBlock) + p / kSuperBlock) * kTileRows + lane : at;
+  const float factor = super ? scale_codes_.as<int8_t>()[at] : 1.0f;
+  const float value = f16_to_f32(scales_.as<uint16_t>()[from]) * factor * level;
+  if (minima_.size() == 0) return value;
+  const float minimum = super ? minimum_codes_.as<uint8_t>()[at] : 1.0f;
+  return value - f16_to_f32(minima_.as<uint16_t>()[from]) * minimum;
 }
 
 void PackedMatrix::read_row(int64_t row, std::span<float> out) const {
   const int64_t tile = row / kTileRows, lane = row % kTileRows;
   const std::byte* data = data_.data() + tile * tile_bytes_;
   const auto* halves = reinterpret_cast<const uint16_t*>(data);
-  const auto* codes = reinterpret_cast<const uint8_t*>(data);
   for (int64_t p = 0; p < packed_cols_; ++p) {
     const int64_t c = columns_.empty() ? p : columns_[static_cast<size_t>(p)];
     if (c < 0 || c >= cols_) continue;
@@ -193,12 +269,7 @@ void PackedMatrix::read_row(int64_t row, std::span<float> out) const {
     if (type_ == WeightType::kF32) value = reinterpret_cast<const float*>(data)[p * kTileRows + lane];
     if (type_ == WeightType::kF16) value = f16_to_f32(halves[p * kTileRows + lane]);
     if (type_ == WeightType::kBF16) value = bf16_to_f32(halves[p * kTileRows + lane]);
-    if (!is_integer()) continue;
-    const int64_t at = (tile * groups_ + p / (packed_cols_ / groups_)) * kTileRows + lane;
-    const int code =
-        type_ == WeightType::kInt8 ? codes[int8_offset(lane, p)] : codes[int4_offset(lane, p)] >> int4_shift(p) & 0xf;
-    const int zero = zeros_.size() == 0 ? zero_ : zeros_.as<uint8_t>()[at];
-    value = f16_to_f32(scales_.as<uint16_t>()[at]) * static_cast<float>(code - zero);
+    if (is_integer()) value = decode(tile, lane, p);
   }
 }
 

@@ -40,7 +40,7 @@ class PackedMatrix {
  public:
   PackedMatrix() = default;
   // Dense types keep their 16 or 32 bits; integer types of 2 to 4 bits become 4-bit tiles, 5 to 8 bits 8-bit
-  // tiles; what has code books, minima or super-blocks becomes float32. With `float_math`, everything becomes float32.
+  // tiles; nf4, whose levels are no integers, becomes float32. With `float_math`, everything becomes float32.
   PackedMatrix(const ModelSource& source, const ModelTensor& tensor, bool float_math, ThreadPool& threads);
   // An integer matrix; errors call it `name`.
   PackedMatrix(const QuantizedMatrix& matrix, std::string_view name, ThreadPool& threads);
@@ -48,13 +48,15 @@ class PackedMatrix {
   WeightType type() const { return type_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
-  bool is_integer() const { return type_ == WeightType::kInt4 || type_ == WeightType::kInt8; }
+  bool is_integer() const { return type_ < WeightType::kF16; }
   Tiles tiles() const;
   int64_t tile_count() const { return (rows_ + kTileRows - 1) / kTileRows; }
   int64_t packed_cols() const { return packed_cols_; }
   // The checkpoint's column behind each packed column, -1 for padding. Empty: column i is column i.
   std::span<const int32_t> columns() const { return columns_; }
-  uint64_t bytes() const { return data_.size() + scales_.size() + zeros_.size(); }
+  uint64_t bytes() const {
+    return data_.size() + scales_.size() + zeros_.size() + minima_.size() + scale_codes_.size() + minimum_codes_.size();
+  }
   // Row `row` as float32, in the checkpoint's order: cols() values.
   void read_row(int64_t row, std::span<float> out) const;
 
@@ -64,12 +66,15 @@ class PackedMatrix {
   void load_dense(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads);
   void place_columns(const QuantizedMatrix& matrix, std::string_view name);
   void pack_tile(const QuantizedMatrix& matrix, int64_t tile);
+  void pack_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane);
+  void pack_super_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane);
+  float decode(int64_t tile, int64_t lane, int64_t packed_col) const;
 
   WeightType type_ = WeightType::kF32;
   int64_t rows_ = 0, cols_ = 0, packed_cols_ = 0, groups_ = 1, tile_bytes_ = 0;
   int32_t zero_ = 0;
   std::vector<int32_t> columns_;
-  AlignedBuffer data_, scales_, zeros_;
+  AlignedBuffer data_, scales_, zeros_, minima_, scale_codes_, minimum_codes_;  // kernel.h says how they lie
 };
 
 }  // namespace retort

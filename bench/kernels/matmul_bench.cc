@@ -1,7 +1,7 @@
 // How close the matrix kernels come to the machine: bytes of weights per second for one token (decode) next to the
 // read bandwidth probed at the same moment, and operations per second for many tokens (prompts).
 //
-// usage: matmul_bench [THREADS]
+// usage: matmul_bench [THREADS [SCHEME]...]    0 threads: all; without a scheme: a list of them
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -94,6 +94,11 @@ int main(int argc, char** argv) {
   retort::ThreadPool threads(argc > 1 ? std::atoi(argv[1]) : 0);
   const retort::AlignedBuffer probe(size_t{512} << 20);
   std::printf("%d threads\n%-15s %-12s %31s %17s\n", threads.size(), "weights", "kernel", "one token", "64 tokens");
-  for (const char* scheme : {"int4-g128-sym", "int4-g32-asym", "q4_0", "int8-g128-sym", "int8-channel-sym"})
-    retort::measure(scheme, probe, threads);
+  std::vector<const char*> schemes(argv + std::min(argc, 2), argv + argc);
+  if (schemes.empty())
+    schemes = {"int4-g128-sym", "int4-g32-asym", "int8-g128-sym", "int8-channel-sym",
+               "q4_0",          "q5_1",          "iq4_nl",        "q2_k",
+               "q3_k",          "q4_k",          "q5_k",          "q6_k",
+               "iq4_xs"};
+  for (const char* scheme : schemes) retort::measure(scheme, probe, threads);
 }

@@ -28,6 +28,13 @@ inline Ints load_codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret
 inline Ints widen(const uint8_t* p) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
+inline Ints widen(const int8_t* p) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+// Each byte (below 16) becomes the table's entry.
+inline Ints look_up(const uint8_t* table, Ints x) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), x);
+}
 inline Ints low_nibbles(Ints x) { return _mm256_and_si256(x, _mm256_set1_epi8(0xf)); }
 inline Ints high_nibbles(Ints x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
 

@@ -28,6 +28,13 @@ inline Ints load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline Ints widen(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline Ints widen(const int8_t* p) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// Each byte (below 16) becomes the table's entry.
+inline Ints look_up(const uint8_t* table, Ints x) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), x);
+}
 inline Ints low_nibbles(Ints x) { return _mm512_and_si512(x, _mm512_set1_epi8(0xf)); }
 inline Ints high_nibbles(Ints x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numeric>
 
 #include "core/base/dtype.h"
 #include "runtime/kernels/kernel.h"
@@ -60,6 +61,16 @@ uint8_t code_int4(const uint8_t* tile, int64_t row, int64_t col) {
   return col % 8 < 4 ? pair & 0xf : pair >> 4;
 }
 
+uint8_t code_iq4(const uint8_t* tile, int64_t row, int64_t col) { return kIq4Codes[code_int4(tile, row, col)]; }
+
+// Integers of columns [first, first + count) times activations `x` of the same columns.
+template <typename Code>
+int32_t dot(Code code, const uint8_t* data, int64_t row, int64_t first, int64_t count, int32_t zero, const int8_t* x) {
+  int32_t sum = 0;
+  for (int64_t c = first; c < first + count; ++c) sum += (code(data, row, c) - zero) * x[c];
+  return sum;
+}
+
 template <typename Code>
 void matmul_integer(const MatmulArgs& a, Code code) {
   const Tiles& w = a.weights;
@@ -68,18 +79,47 @@ void matmul_integer(const MatmulArgs& a, Code code) {
     const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * w.tile_bytes;
     const int8_t* x = a.inputs.codes + token * w.cols;
     const float* x_scales = a.inputs.scales + token * blocks;
+    const int32_t* halves = a.inputs.negative_sums + token * blocks * 2;
     Lanes total;
     for (int64_t row = 0; row < kTileRows; ++row)
       for (int64_t group = 0; group < w.groups; ++group) {
         const int64_t at = (tile * w.groups + group) * kTileRows + row;
         const int32_t zero = w.zeros != nullptr ? w.zeros[at] : w.zero;
-        float group_sum = 0;
+        float group_sum = 0, rest = 0;
         for (int64_t block = group * group_blocks; block < (group + 1) * group_blocks; ++block) {
-          int32_t sum = 0;
-          for (int64_t c = block * kBlock; c < (block + 1) * kBlock; ++c) sum += (code(data, row, c) - zero) * x[c];
-          group_sum += static_cast<float>(sum) * x_scales[block];
+          group_sum += static_cast<float>(dot(code, data, row, block * kBlock, kBlock, zero, x)) * x_scales[block];
+          rest += static_cast<float>(halves[2 * block] + halves[2 * block + 1]) * x_scales[block];
         }
         total.v[row] += group_sum * f16_to_f32(w.scales[at]);
+        if (w.minima != nullptr) total.v[row] += rest * f16_to_f32(w.minima[at]);
+      }
+    return total;
+  });
+}
+
+// Groups in super-blocks; see kernel.h.
+template <typename Code>
+void matmul_super(const MatmulArgs& a, Code code) {
+  constexpr int64_t kHalf = kBlock / 2;
+  const Tiles& w = a.weights;
+  const int64_t blocks = w.cols / kBlock, supers = w.cols / kSuperBlock, columns = w.cols / w.groups;
+  for_each_tile_and_token(a, [&](int64_t tile, int64_t token) {
+    const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * w.tile_bytes;
+    const float* x_scales = a.inputs.scales + token * blocks;
+    const int32_t* halves = a.inputs.negative_sums + token * blocks * 2;
+    Lanes total;
+    for (int64_t row = 0; row < kTileRows; ++row)
+      for (int64_t group = 0; group < w.groups; ++group) {
+        const int64_t first = group * columns, at = (tile * w.groups + group) * kTileRows + row;
+        const int64_t super_at = (tile * supers + first / kSuperBlock) * kTileRows + row;
+        const float x_scale = x_scales[first / kBlock];
+        const int32_t sum = dot(code, data, row, first, columns, w.zero, a.inputs.codes + token * w.cols);
+        total.v[row] += static_cast<float>(sum) * x_scale *
+                        (f16_to_f32(w.scales[super_at]) * static_cast<float>(w.scale_codes[at]));
+        if (w.minima == nullptr) continue;
+        const int32_t negative = std::accumulate(halves + first / kHalf, halves + (first + columns) / kHalf, 0);
+        total.v[row] += static_cast<float>(negative) * x_scale *
+                        (f16_to_f32(w.minima[super_at]) * static_cast<float>(w.minimum_codes[at]));
       }
     return total;
   });
@@ -87,6 +127,10 @@ void matmul_integer(const MatmulArgs& a, Code code) {
 
 void matmul_int4(const MatmulArgs& a) { matmul_integer(a, code_int4); }
 void matmul_int8(const MatmulArgs& a) { matmul_integer(a, code_int8); }
+void matmul_iq4(const MatmulArgs& a) { matmul_integer(a, code_iq4); }
+void matmul_super_int4(const MatmulArgs& a) { matmul_super(a, code_int4); }
+void matmul_super_int8(const MatmulArgs& a) { matmul_super(a, code_int8); }
+void matmul_super_iq4(const MatmulArgs& a) { matmul_super(a, code_iq4); }
 void matmul_f16(const MatmulArgs& a) {
   matmul_dense<uint16_t>(a, [](uint16_t bits) { return f16_to_f32(bits); });
 }
@@ -104,14 +148,14 @@ void quantize(const QuantizeArgs& a) {
     for (int64_t i = 0; i < kBlock; ++i) bits = std::max(bits, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
     const float most = std::bit_cast<float>(bits);
     const bool usable = most >= kSmallestMagnitude && most <= kLargestMagnitude;
-    int32_t sum = 0;
+    int32_t* halves = a.negative_sums + 2 * b;
+    halves[0] = halves[1] = 0;
     for (int64_t i = 0; i < kBlock; ++i) {
       const auto code = usable ? static_cast<int32_t>(std::nearbyint(x[i] * (127.0f / most))) : 0;
       a.codes[b * kBlock + i] = static_cast<int8_t>(code);
-      sum += code;
+      halves[2 * i / kBlock] -= code;
     }
     a.scales[b] = most / 127.0f;
-    a.negative_sums[b] = -sum;
   }
 }
 
@@ -157,7 +201,8 @@ void silu_multiply(float* gate, const float* up, int64_t size) {
 constinit const Kernel kReferenceKernel{
     .name = "reference",
     .features = 0,
-    .matmul = {matmul_int4, matmul_int8, matmul_f16, matmul_bf16, matmul_f32},
+    .matmul = {matmul_int4, matmul_int8, matmul_iq4, matmul_super_int4, matmul_super_int4, matmul_super_int4,
+               matmul_super_int8, matmul_super_int8, matmul_super_iq4, matmul_f16, matmul_bf16, matmul_f32},
     .quantize = quantize,
     .softmax = softmax,
     .rms_norm = rms_norm,

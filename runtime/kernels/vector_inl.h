@@ -14,6 +14,7 @@
 namespace retort {
 namespace {
 
+constexpr int64_t kHalf = kBlock / 2;
 constexpr int kVectors = static_cast<int>(kTileRows) / kLanes;  // of a tile's 16 rows
 
 template <int T>
@@ -53,21 +54,36 @@ struct Int8Codes {
   static Ints dot(Ints sum, Ints codes, Ints x) { return dot_wide(sum, codes, x); }
 };
 
+// Nibbles that stand for the entries of a table of bytes.
+struct Iq4Codes {
+  static constexpr int64_t kStepBytes = 64;
+  static constexpr int32_t kBias = kInt8Bias;
+  static void step(const uint8_t* p, int v, Ints& first, Ints& second) {
+    const Ints pairs = load_codes(p + v * kLanes * 4);
+    first = look_up(kIq4Codes, low_nibbles(pairs));
+    second = look_up(kIq4Codes, high_nibbles(pairs));
+  }
+  static Ints dot(Ints sum, Ints codes, Ints x) { return dot_wide(sum, codes, x); }
+};
+
 inline Ints load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, sizeof quad);
   return splat(quad);
 }
 
-// One block of 32 columns: sum[t] = sum of (code - zero) * x.
-template <typename Codes, int T>
+// Columns of one scale, 16 or 32 of them: sum[t] = sum of (code - zero) * x.
+template <typename Codes, int64_t columns, int T>
 inline void integer_block(const uint8_t* codes, const int8_t* x, int64_t cols, const Ints (&zero)[kVectors],
-                          const int32_t* negative_sums, int64_t blocks, Ints (&sum)[T][kVectors]) {
+                          const int32_t* negative_sums, Ints (&sum)[T][kVectors]) {
   RETORT_UNROLL
-  for (int t = 0; t < T; ++t)
-    for (int v = 0; v < kVectors; ++v) sum[t][v] = multiply_pairs(zero[v], splat(negative_sums[t * blocks]));
+  for (int t = 0; t < T; ++t) {
+    const int32_t* halves = negative_sums + t * (cols / kHalf);
+    const Ints negative = splat(columns == kHalf ? halves[0] : halves[0] + halves[1]);
+    for (int v = 0; v < kVectors; ++v) sum[t][v] = multiply_pairs(zero[v], negative);
+  }
   RETORT_UNROLL
-  for (int step = 0; step < kBlock / 8; ++step) {
+  for (int step = 0; step < columns / 8; ++step) {
     Ints first[kVectors], second[kVectors];
     for (int v = 0; v < kVectors; ++v) Codes::step(codes + step * Codes::kStepBytes, v, first[v], second[v]);
     RETORT_UNROLL
@@ -81,6 +97,21 @@ inline void integer_block(const uint8_t* codes, const int8_t* x, int64_t cols, c
   }
 }
 
+// Adds what the minima of one group of whole blocks take away.
+template <int T>
+inline void add_minima(const uint16_t* minima, const float* x_scales, const int32_t* negative_sums, int64_t blocks,
+                       int64_t count, Floats (&total)[T][kVectors]) {
+  RETORT_UNROLL
+  for (int t = 0; t < T; ++t) {
+    float rest = 0;
+    for (int64_t b = 0; b < count; ++b) {
+      const int32_t* halves = negative_sums + 2 * (t * blocks + b);
+      rest += static_cast<float>(halves[0] + halves[1]) * x_scales[t * blocks + b];
+    }
+    for (int v = 0; v < kVectors; ++v) total[t][v] = total[t][v] + splat(rest) * load_f16(minima + v * kLanes);
+  }
+}
+
 template <typename Codes, int T>
 inline void integer_tile(const MatmulArgs& a, int64_t tile, int64_t token) {
   const Tiles& w = a.weights;
@@ -88,7 +119,7 @@ inline void integer_tile(const MatmulArgs& a, int64_t tile, int64_t token) {
   const auto* codes = static_cast<const uint8_t*>(w.data) + tile * w.tile_bytes;
   const int8_t* x = a.inputs.codes + token * w.cols;
   const float* x_scales = a.inputs.scales + token * blocks;
-  const int32_t* negative_sums = a.inputs.negative_sums + token * blocks;
+  const int32_t* negative_sums = a.inputs.negative_sums + token * blocks * 2;
   Floats total[T][kVectors] = {};
   for (int64_t group = 0; group < w.groups; ++group) {
     const int64_t at = (tile * w.groups + group) * kTileRows;
@@ -98,7 +129,7 @@ inline void integer_tile(const MatmulArgs& a, int64_t tile, int64_t token) {
     Floats group_sum[T][kVectors] = {};
     for (int64_t block = 0; block < group_blocks; ++block) {
       Ints sum[T][kVectors];
-      integer_block<Codes, T>(codes, x, w.cols, zero, negative_sums, blocks, sum);
+      integer_block<Codes, kBlock>(codes, x, w.cols, zero, negative_sums, sum);
       RETORT_UNROLL
       for (int t = 0; t < T; ++t)
         for (int v = 0; v < kVectors; ++v)
@@ -106,12 +137,61 @@ inline void integer_tile(const MatmulArgs& a, int64_t tile, int64_t token) {
       codes += Codes::kStepBytes * (kBlock / 8);
       x += kBlock;
       ++x_scales;
-      ++negative_sums;
+      negative_sums += 2;
     }
     RETORT_UNROLL
     for (int t = 0; t < T; ++t)
       for (int v = 0; v < kVectors; ++v)
         total[t][v] = total[t][v] + group_sum[t][v] * load_f16(w.scales + at + v * kLanes);
+    if (w.minima != nullptr)
+      add_minima<T>(w.minima + at, x_scales - group_blocks, negative_sums - 2 * group_blocks, blocks, group_blocks,
+                    total);
+  }
+  store_tile<T>(total, a, tile, token);
+}
+
+// The f16 scales of a super-block times the integers of a group.
+template <typename Integer>
+inline Floats product_scale(const uint16_t* scales, const Integer* codes, int v) {
+  return load_f16(scales + v * kLanes) * to_float(widen(codes + v * kLanes));
+}
+
+// Groups of 16 or 32 columns in super-blocks.
+template <typename Codes, int64_t columns, bool minima, int T>
+inline void super_tile(const MatmulArgs& a, int64_t tile, int64_t token) {
+  const Tiles& w = a.weights;
+  const int64_t blocks = w.cols / kBlock, supers = w.cols / kSuperBlock;
+  const auto* codes = static_cast<const uint8_t*>(w.data) + tile * w.tile_bytes;
+  const int8_t* x = a.inputs.codes + token * w.cols;
+  const float* x_scales = a.inputs.scales + token * blocks;
+  const int32_t* negative_sums = a.inputs.negative_sums + token * blocks * 2;
+  Ints zero[kVectors];
+  for (int v = 0; v < kVectors; ++v) zero[v] = splat(w.zero - Codes::kBias);
+  Floats total[T][kVectors] = {};
+  for (int64_t group = 0; group < w.groups; ++group) {
+    const int64_t column = group * columns;
+    const int64_t at = (tile * w.groups + group) * kTileRows;
+    const int64_t super_at = (tile * supers + column / kSuperBlock) * kTileRows;
+    Ints sum[T][kVectors];
+    integer_block<Codes, columns>(codes, x + column, w.cols, zero, negative_sums + column / kHalf, sum);
+    RETORT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const Floats scale = product_scale(w.scales + super_at, w.scale_codes + at, v);
+      RETORT_UNROLL
+      for (int t = 0; t < T; ++t)
+        total[t][v] = total[t][v] + to_float(sum[t][v]) * splat(x_scales[t * blocks + column / kBlock]) * scale;
+      if constexpr (minima) {
+        const Floats minimum = product_scale(w.minima + super_at, w.minimum_codes + at, v);
+        RETORT_UNROLL
+        for (int t = 0; t < T; ++t) {
+          const int32_t* halves = negative_sums + t * blocks * 2 + column / kHalf;
+          const int32_t negative = columns == kHalf ? halves[0] : halves[0] + halves[1];
+          const float rest = static_cast<float>(negative) * x_scales[t * blocks + column / kBlock];
+          total[t][v] = total[t][v] + splat(rest) * minimum;
+        }
+      }
+    }
+    codes += Codes::kStepBytes * (columns / 8);
   }
   store_tile<T>(total, a, tile, token);
 }
@@ -162,6 +242,13 @@ struct IntegerTile {
     integer_tile<Codes, T>(a, tile, token);
   }
 };
+template <typename Codes, int64_t columns, bool minima>
+struct SuperTile {
+  template <int T>
+  static void run(const MatmulArgs& a, int64_t tile, int64_t token) {
+    super_tile<Codes, columns, minima, T>(a, tile, token);
+  }
+};
 template <typename Weights>
 struct DenseTile {
   template <int T>
@@ -189,14 +276,14 @@ void quantize(const QuantizeArgs& a) {
     for (int i = 1; i < kParts; ++i) bits = larger(bits, magnitude_bits(load(x + i * kLanes)));
     const float most = largest(bits);
     const bool usable = most >= kSmallestMagnitude && most <= kLargestMagnitude;
-    Ints sum = splat(0);
+    Ints sums[2] = {splat(0), splat(0)};
     for (int i = 0; i < kParts; ++i) {
       const Ints codes = usable ? to_int(load(x + i * kLanes) * splat(127.0f / most)) : splat(0);
       store_codes(a.codes + b * kBlock + i * kLanes, codes);
-      sum = add(sum, codes);
+      sums[2 * i / kParts] = add(sums[2 * i / kParts], codes);
     }
     a.scales[b] = most / 127.0f;
-    a.negative_sums[b] = -sum_of(sum);
+    for (int half = 0; half < 2; ++half) a.negative_sums[2 * b + half] = -sum_of(sums[half]);
   }
 }
 
@@ -298,8 +385,11 @@ void silu_multiply(float* gate, const float* up, int64_t size) {
 constexpr Kernel vector_kernel(const char* name, uint32_t features) {
   return {.name = name,
           .features = features,
-          .matmul = {matmul<IntegerTile<Int4Codes>>, matmul<IntegerTile<Int8Codes>>, matmul<DenseTile<F16Weights>>,
-                     matmul<DenseTile<Bf16Weights>>, matmul<DenseTile<F32Weights>>},
+          .matmul = {matmul<IntegerTile<Int4Codes>>, matmul<IntegerTile<Int8Codes>>, matmul<IntegerTile<Iq4Codes>>,
+                     matmul<SuperTile<Int4Codes, 16, true>>, matmul<SuperTile<Int4Codes, 16, false>>,
+                     matmul<SuperTile<Int4Codes, 32, true>>, matmul<SuperTile<Int8Codes, 32, true>>,
+                     matmul<SuperTile<Int8Codes, 16, false>>, matmul<SuperTile<Iq4Codes, 32, false>>,
+                     matmul<DenseTile<F16Weights>>, matmul<DenseTile<Bf16Weights>>, matmul<DenseTile<F32Weights>>},
           .quantize = quantize,
           .softmax = softmax,
           .rms_norm = rms_norm,

@@ -105,6 +105,27 @@ class Teacher(unittest.TestCase):
                 types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
                 self.assertEqual(types, {kind.upper()})
 
+    def test_block_types(self):
+        for scheme in ("q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"):
+            with self.subTest(scheme=scheme):
+                _, path = self.export(scheme, scheme)
+                types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
+                self.assertIn(scheme.upper(), types)  # q2_k and q3_k are mixes: some tensors have more bits
+                theirs, ours = logits_of(load(path, 256), self.ids), common.logits(path, self.ids)
+                self.assertLess(np.abs(theirs - ours).max(), TOLERANCE["q4_0"] * np.abs(ours).max())
+
+    def test_mixes(self):
+        tokens = 8 * 256
+        ids = common.tokenize(common.TEACHER, common.HELDOUT.read_text())[:tokens]
+        for scheme, number in {"q2_k_s": 21, "q3_k_m": 12, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17}.items():
+            with self.subTest(scheme=scheme):
+                _, path = self.export(scheme, scheme)
+                self.assertEqual(gguf.GGUFReader(path).fields["general.file_type"].contents(), number)
+                theirs, scored = perplexity(load(path, 256), ids, 256, None)
+                ours = retort("eval", path, "--text", common.HELDOUT, "--convention", "llama.cpp-256", "--max-tokens", tokens)
+                self.assertEqual(ours["tokens"], scored)
+                self.assertLess(abs(ours["perplexity"] / theirs - 1), 0.005)
+
     def test_token_ids(self):
         model, path = self.export("tokens", None, "--type", "f16")
         llama = load(path, 64)

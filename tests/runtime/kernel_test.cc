@@ -65,6 +65,17 @@ constexpr Case kCases[] = {
     {"int8-channel-asym", 7, 33},
     {"int8-g24-asym", 9, 72, true},
     {"q8_0", 18, 96},
+    {"q4_1", 20, 96},
+    {"q5_0", 33, 64},
+    {"q5_1", 17, 160},
+    {"iq4_nl", 19, 96},
+    {"q2_k", 18, 512},
+    {"q3_k", 33, 256},
+    {"q4_k", 16, 768},
+    {"q5_k", 21, 512},
+    {"q6_k", 35, 256},
+    {"iq4_xs", 15, 512},
+    {"nf4-g64", 18, 128},
     {"f16", 37, 75},
     {"bf16", 16, 64},
     {"bf16", 3, 1},
@@ -84,6 +95,8 @@ Loaded load(const Case& c, ThreadPool& threads) {
   auto values = random_values(random, c.rows * c.cols);
   if (scheme.is_dense()) {
     source.add_dense("w", {c.rows, c.cols}, *scheme.dense, std::move(values));
+  } else if (!scheme.is_plain()) {
+    source.add_quantized("w", retort::testing::random_quantized(scheme, c.rows, c.cols, random));
   } else {
     std::vector<int32_t> groups;
     if (c.shuffled) groups = retort::testing::shuffled_groups(scheme, c.cols, 5);
@@ -239,19 +252,20 @@ TEST(Kernels, QuantizedActivationsEqualTheReference) {
     if (!is_supported(*kernel)) continue;
     std::vector<int8_t> codes(values.size());
     std::vector<float> scales(7);
-    std::vector<int32_t> sums(7);
+    std::vector<int32_t> sums(14);
     kernel->quantize({values.data(), 7, codes.data(), scales.data(), sums.data()});
     for (size_t b = 0; b < 7; ++b) {
-      int32_t sum = 0;
+      int32_t negative[2] = {};
       for (size_t i = b * kBlock; i < (b + 1) * kBlock; ++i) {
-        sum += codes[i];
+        negative[i % kBlock / 16] -= codes[i];
         if (b > 0 && b < 5) {
           ASSERT_EQ(codes[i], 0) << kernel->name;
         } else {
           ASSERT_NEAR(static_cast<float>(codes[i]) * scales[b], values[i], 0.5001f * scales[b]) << kernel->name;
         }
       }
-      EXPECT_EQ(sums[b], -sum) << kernel->name;
+      EXPECT_EQ(sums[2 * b], negative[0]) << kernel->name;
+      EXPECT_EQ(sums[2 * b + 1], negative[1]) << kernel->name;
     }
     EXPECT_EQ(scales[1], 0.0f);
     EXPECT_EQ(scales[3], kInfinity);

@@ -14,6 +14,8 @@ namespace retort::testing {
 // `column_group` as in QuantizedMatrix: empty, or the group of every column.
 QuantizedMatrix round_to_nearest(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const float> values,
                                  std::vector<int32_t> column_group = {});
+// Codes, zero points, scales and minima at random within what the scheme allows.
+QuantizedMatrix random_quantized(const Scheme& scheme, int64_t rows, int64_t cols, Random& random);
 // The groups of an activation-ordered matrix: columns at random, as many in each.
 std::vector<int32_t> shuffled_groups(const Scheme& scheme, int64_t cols, uint64_t seed);
 
