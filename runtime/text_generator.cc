@@ -1,6 +1,7 @@
 #include "runtime/text_generator.h"
 
 #include <algorithm>
+#include <span>
 
 #include "core/base/error.h"
 
@@ -23,6 +24,31 @@ size_t first_stop(const std::string& text, const std::vector<std::string>& stops
   return first;
 }
 
+// Whether a new token may have completed a stop: looks at as many of the last tokens as the longest stop can have, so
+// that the work does not grow with the text.
+class StopWatch {
+ public:
+  StopWatch(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt, const std::vector<std::string>& stops)
+      : tokenizer_(tokenizer), stops_(stops), tokens_(prompt) {
+    for (const std::string& stop : stops) window_ = std::max(window_, stop.size() + kMargin);
+  }
+
+  bool may_stop(int32_t id) {
+    if (stops_.empty()) return false;
+    tokens_.push_back(id);
+    const std::span<const int32_t> all(tokens_);
+    return first_stop(tokenizer_.decode(all.last(std::min(window_, all.size())), true), stops_) != std::string::npos;
+  }
+
+ private:
+  static constexpr size_t kMargin = 16;  // tokens without a text of their own, such as special ones
+
+  const Tokenizer& tokenizer_;
+  const std::vector<std::string>& stops_;
+  std::vector<int32_t> tokens_;
+  size_t window_ = 0;
+};
+
 }  // namespace
 
 Generation generate_text(const ModelSource& source, Engine& engine, std::string_view prompt,
@@ -39,10 +65,11 @@ Generation generate_text(const ModelSource& source, Engine& engine, std::string_
 
   Generation result{.text = {}, .ids = {}, .prompt_tokens = prompt_tokens, .stopped_by = "length"};
   std::vector<int32_t> so_far;
+  StopWatch watch(*tokenizer, prompt_ids, options.stops);
   const auto goes_on = [&](int32_t id) {
     so_far.push_back(id);
     context.progress.update(static_cast<int64_t>(so_far.size()));
-    return options.stops.empty() ||
+    return !watch.may_stop(id) ||
            first_stop(continuation(*tokenizer, prompt_ids, so_far), options.stops) == std::string::npos;
   };
   context.progress.begin("generate", limit, "tokens");
