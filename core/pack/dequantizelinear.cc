@@ -3,7 +3,9 @@
 #include "core/pack/dequantizelinear.h"
 
 #include <algorithm>
+#include <array>
 
+#include "core/pack/bit_rows.h"
 #include "core/pack/formats.h"
 #include "core/pack/matmulnbits.h"
 #include "core/pack/parts.h"
@@ -31,17 +33,33 @@ class Columns {
     return is_signed && value >> (bits_ - 1) != 0 ? value - (1 << bits_) : value;
   }
 
-  // Calls body(row, col) in tiles: one side of the copy is read across its lines.
+  // All of `values`, [rows, cols], less `shift`, in tiles: one side of the copy is read across its lines.
+  void put_all(std::span<std::byte> bytes, const uint8_t* values, int shift) const {
+    const auto whole = reinterpret_cast<uint8_t*>(bytes.data());
+    std::array<uint8_t, kTile> run;
+    for (int64_t first = 0; first < rows_; first += kTile)
+      for (int64_t col = 0; col < cols_; ++col) {
+        const int64_t count = std::min(kTile, rows_ - first), at = (col * rows_ + first) * bits_;
+        for (int64_t i = 0; i < count; ++i)
+          run[static_cast<size_t>(i)] =
+              static_cast<uint8_t>((values[(first + i) * cols_ + col] - shift) & ((1 << bits_) - 1));
+        if (at % 8 == 0 && count * bits_ % 8 == 0)
+          pack_row(std::span(run).first(static_cast<size_t>(count)), bits_, whole + at / 8);
+        else
+          for (int64_t i = 0; i < count; ++i) put(bytes, first + i, col, run[static_cast<size_t>(i)]);
+      }
+  }
+
+  // Calls body(row, col) for all, in the same order.
   template <typename Body>
   void for_each(const Body& body) const {
-    constexpr int64_t kTile = 64;
-    for (int64_t first_row = 0; first_row < rows_; first_row += kTile)
-      for (int64_t first_col = 0; first_col < cols_; first_col += kTile)
-        for (int64_t col = first_col; col < std::min(first_col + kTile, cols_); ++col)
-          for (int64_t row = first_row; row < std::min(first_row + kTile, rows_); ++row) body(row, col);
+    for (int64_t first = 0; first < rows_; first += kTile)
+      for (int64_t col = 0; col < cols_; ++col)
+        for (int64_t row = first; row < std::min(first + kTile, rows_); ++row) body(row, col);
   }
 
  private:
+  static constexpr int64_t kTile = 64;
   int64_t rows_, cols_;
   int bits_;
 };
@@ -69,9 +87,7 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
       zeros(static_cast<size_t>(m.scheme.symmetric ? 0 : zero_columns.bytes()));
   std::vector<float> scales(static_cast<size_t>(blocks * m.rows));
   const int shift = m.scheme.symmetric ? m.scheme.middle() : 0;
-  code_columns.for_each([&](int64_t r, int64_t c) {
-    code_columns.put(codes, r, c, m.codes[static_cast<size_t>(r * m.cols + c)] - shift);
-  });
+  code_columns.put_all(codes, m.codes.data(), shift);
   for (int64_t b = 0; b < blocks; ++b)
     for (int64_t r = 0; r < m.rows; ++r) {
       const int64_t group = b / group_blocks;

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string>
 
+#include "core/pack/bit_rows.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
 
@@ -17,15 +18,7 @@ constexpr int64_t kMinBlock = 16, kMaxBlock = 256;
 // What is added to a code: a symmetric code of 3 or 5 bits moves to the middle that the operator assumes.
 int code_shift(const Scheme& scheme, int bits) { return scheme.symmetric ? (1 << (bits - 1)) - scheme.middle() : 0; }
 
-// A row of `bits`-bit values, low bits first; 8 is a multiple of bits.
-void put(std::byte* row, int64_t index, int bits, int value) {
-  const int64_t bit = index * bits;
-  row[bit / 8] |= static_cast<std::byte>(value << (bit % 8));
-}
-int get(const std::byte* row, int64_t index, int bits) {
-  const int64_t bit = index * bits;
-  return (std::to_integer<int>(row[bit / 8]) >> (bit % 8)) & ((1 << bits) - 1);
-}
+const uint8_t* bytes_of(const PackedPartView& part) { return reinterpret_cast<const uint8_t*>(part.bytes.data()); }
 
 struct Sizes {
   MatMulNBitsLayout layout;
@@ -46,25 +39,37 @@ std::string refuses(const QuantizedMatrix& m) {
   return {};
 }
 
+// Codes of all rows, moved to the middle that the operator assumes.
+std::vector<uint8_t> pack_codes(const QuantizedMatrix& m, const Sizes& sizes) {
+  const int shift = code_shift(m.scheme, sizes.layout.bits);
+  std::vector<uint8_t> packed(static_cast<size_t>(m.rows * sizes.row_bytes)), row(static_cast<size_t>(m.cols));
+  for (int64_t r = 0; r < m.rows; ++r) {
+    const uint8_t* codes = m.codes.data() + r * m.cols;
+    for (size_t c = 0; c < row.size(); ++c) row[c] = static_cast<uint8_t>(codes[c] + shift);
+    pack_row(row, sizes.layout.bits, packed.data() + r * sizes.row_bytes);
+  }
+  return packed;
+}
+
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
-  const auto [layout, row_bytes, zero_bytes, group_blocks] = sizes_of(m.scheme, m.cols);
-  const int shift = code_shift(m.scheme, layout.bits);
-  std::vector<std::byte> codes(static_cast<size_t>(m.rows * row_bytes)),
-      zeros(static_cast<size_t>(m.rows * zero_bytes));
+  const Sizes sizes = sizes_of(m.scheme, m.cols);
+  const MatMulNBitsLayout& layout = sizes.layout;
+  std::vector<uint8_t> zeros(static_cast<size_t>(m.scheme.symmetric ? 0 : m.rows * sizes.zero_bytes)),
+      row(static_cast<size_t>(layout.blocks));
   std::vector<float> scales(static_cast<size_t>(m.rows * layout.blocks));
   for (int64_t r = 0; r < m.rows; ++r) {
-    for (int64_t c = 0; c < m.cols; ++c)
-      put(codes.data() + r * row_bytes, c, layout.bits, m.codes[static_cast<size_t>(r * m.cols + c)] + shift);
     for (int64_t b = 0; b < layout.blocks; ++b) {
-      const int64_t group = b / group_blocks;
+      const int64_t group = b / sizes.group_blocks;
       scales[static_cast<size_t>(r * layout.blocks + b)] = m.scales[static_cast<size_t>(r * m.groups() + group)];
-      put(zeros.data() + r * zero_bytes, b, layout.bits, m.zero(r, group));
+      row[static_cast<size_t>(b)] = m.zero(r, group);
     }
+    if (!m.scheme.symmetric) pack_row(row, layout.bits, zeros.data() + r * sizes.zero_bytes);
   }
+  const int64_t blob = layout.block * layout.bits / 8;
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("codes", DType::kU8, {m.rows, layout.blocks, layout.block * layout.bits / 8}, codes));
+  parts.push_back(make_part("codes", DType::kU8, {m.rows, layout.blocks, blob}, pack_codes(m, sizes)));
   parts.push_back(make_part("scales", DType::kF32, {m.rows, layout.blocks}, scales));
-  if (!m.scheme.symmetric) parts.push_back(make_part("zeros", DType::kU8, {m.rows, zero_bytes}, zeros));
+  if (!m.scheme.symmetric) parts.push_back(make_part("zeros", DType::kU8, {m.rows, sizes.zero_bytes}, zeros));
   return parts;
 }
 
@@ -80,17 +85,18 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const auto scales = values_of<float>(require_part(parts, "scales", DType::kF32, {rows, layout.blocks}, subject));
   const PackedPartView* zeros =
       scheme.symmetric ? nullptr : &require_part(parts, "zeros", DType::kU8, {rows, zero_bytes}, subject);
+  std::vector<uint8_t> row_zeros(static_cast<size_t>(layout.blocks));
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c)
-      m.codes[static_cast<size_t>(r * cols + c)] =
-          static_cast<uint8_t>(get(codes.bytes.data() + r * row_bytes, c, layout.bits) - shift);
+    const auto row = std::span(m.codes).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols));
+    unpack_row(bytes_of(codes) + r * row_bytes, layout.bits, row);
+    for (uint8_t& code : row) code = static_cast<uint8_t>(code - shift);
+    if (zeros != nullptr) unpack_row(bytes_of(*zeros) + r * zero_bytes, layout.bits, row_zeros);
     for (int64_t b = 0; b < layout.blocks; ++b) {
       const auto at = static_cast<size_t>(r * m.groups() + b / group_blocks);
       const float scale = scales[static_cast<size_t>(r * layout.blocks + b)];
       if (b % group_blocks == 0) m.scales[at] = scale;
       if (m.scales[at] != scale) fail("unpack", subject, "the blocks of one group have different scales");
-      if (zeros != nullptr)
-        m.zeros[at] = static_cast<uint8_t>(get(zeros->bytes.data() + r * zero_bytes, b, layout.bits));
+      if (zeros != nullptr) m.zeros[at] = row_zeros[static_cast<size_t>(b)];
     }
   }
   check_matrix(m, subject);

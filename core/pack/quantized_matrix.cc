@@ -11,6 +11,13 @@
 namespace retort {
 namespace {
 
+// `limit` is 2^n - 1: all values together have a bit above it when one of them has. Vectors of them at a time.
+bool any_above(const std::vector<uint8_t>& values, uint8_t limit) {
+  uint8_t bits = 0;
+  for (const uint8_t value : values) bits |= value;
+  return bits > limit;
+}
+
 template <typename T>
 bool all_equal(const std::vector<T>& values) {
   return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
@@ -126,9 +133,8 @@ void check_integers(const QuantizedMatrix& m, std::string_view subject) {
   if (m.scales.size() != scales) bad("the number of scales does not fit the shape");
   if (m.zeros.size() != (m.scheme.has_zeros() ? scales : 0)) bad("the number of zero points is wrong");
   if (m.minima.size() != (m.scheme.has_minima() ? scales : 0)) bad("the number of minima is wrong");
-  const auto above = [&](uint8_t code) { return code > m.scheme.max_code(); };
-  if (std::ranges::any_of(m.codes, above)) bad("a code is out of range");
-  if (std::ranges::any_of(m.zeros, above)) bad("a zero point is out of range");
+  if (any_above(m.codes, m.scheme.max_code())) bad("a code is out of range");
+  if (any_above(m.zeros, m.scheme.max_code())) bad("a zero point is out of range");
   if (!all_finite(m.scales) || !all_finite(m.minima)) bad("a scale is not finite");
   if (m.scheme.is_super_block())
     if (const std::string reason = wrong_super_scales(m); !reason.empty()) bad(reason.c_str());
