@@ -37,9 +37,17 @@ std::string nearest_that_holds(const ModelSource& source, const PlannedTensor& p
   return "hf";
 }
 
+// What refuses() gets to see.
+QuantizedMatrix probe(const ModelSource& source, const ModelTensor& tensor) {
+  if (tensor.scheme.has_zeros()) return source.read_quantized(tensor);
+  QuantizedMatrix matrix = source.read_quantized_rows(tensor, 0, 1);
+  matrix.rows = tensor.rows();
+  return matrix;
+}
+
 void plan_quantized(const ModelSource& source, const ExportOptions& options, const ArtifactWriter& writer,
                     PlannedTensor& planned) {
-  const QuantizedMatrix matrix = source.read_quantized(*planned.tensor);
+  const QuantizedMatrix matrix = probe(source, *planned.tensor);
   planned.fallback = writer.refuses(planned, matrix);
   if (planned.fallback.empty()) return;
   if (!options.fallback_f16)

@@ -39,7 +39,8 @@ struct PlannedTensor {
 class ArtifactWriter {
  public:
   virtual ~ArtifactWriter() = default;
-  // Empty when the format holds this matrix exactly; otherwise the reason, as a sentence.
+  // Empty when the format holds this matrix exactly; otherwise the reason, as a sentence. Without zero points only the
+  // first row's codes and scales are there: no format asks for more than the shape, the scheme and the groups then.
   virtual std::string refuses(const PlannedTensor& tensor, const QuantizedMatrix& matrix) const = 0;
   // `path` is the file to write, or a directory that exists. `plan` outlives the writer.
   virtual void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) = 0;

@@ -107,11 +107,16 @@ class GgufExporter : public ArtifactWriter {
 
   void write_blocks(const PlannedTensor& planned) {
     const Scheme& scheme = planned.tensor->scheme;
-    QuantizedMatrix matrix = source_.read_quantized(*planned.tensor);
-    if (scheme.has_zeros()) matrix = regrouped(matrix, centred(scheme));
-    if (is_permuted(planned)) matrix = permute_rows(matrix, row_order(*planned.tensor));
-    for (const PackedPart& part : packed_format(name_of(block_scheme(scheme))).pack(matrix))
-      writer_->append(part.bytes);
+    const PackedFormat& format = packed_format(name_of(block_scheme(scheme)));
+    const int64_t head_dim = source_.config().head_dim;
+    const bool permuted = is_permuted(planned);
+    const auto pack = [&](QuantizedMatrix rows, int64_t) {
+      if (scheme.has_zeros()) rows = regrouped(rows, centred(scheme));
+      if (permuted) rows = permute_rows(rows, interleaved_order(rows.rows, head_dim));  // whole heads
+      return format.pack(rows);
+    };
+    stream_packed(source_, *planned.tensor, {.multiple = permuted ? head_dim : 1, .row_axis = 0, .pack = pack},
+                  {[](const PackedPart&) {}, [&](std::span<const std::byte> bytes) { writer_->append(bytes); }});
   }
 
   const ModelSource& source_;

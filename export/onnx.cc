@@ -47,18 +47,7 @@ class OnnxExporter : public ArtifactWriter {
       stream_dense(source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { data_->write(bytes); });
       return end_tensor(tensor.name, onnx_type(*planned.dense), tensor.shape);
     }
-    const bool transposed = layout_of(planned).name == kTransposed;
-    for (const PackedPart& part : layout_of(planned).pack(source_.read_quantized(tensor))) {
-      begin_tensor();
-      data_->write(part.bytes);
-      const std::string name = tensor.name + "." + std::string(part.name);
-      if (transposed && part.dtype == DType::kU8)
-        end_tensor(name, type_of_codes(tensor.scheme), transposed_shape(tensor, part.name == "codes"));
-      else
-        end_tensor(name, onnx_type(part.dtype), part.shape);
-      if (planned.rule->role == Role::kEmbedding && part.name == "codes")
-        end_tensor(tensor.name + kOnnxRows, OnnxType::kU8, {part.shape[0], part.shape[1] * part.shape[2]});
-    }
+    write_packed(planned);
   }
 
   void finish() override {
@@ -74,6 +63,40 @@ class OnnxExporter : public ArtifactWriter {
   static OnnxOperators parse_operators(std::string_view name) {
     return name == "standard" ? OnnxOperators::kStandard : OnnxOperators::kContrib;
   }
+  // Each part is a tensor of its own, that ends where the next begins.
+  void write_packed(const PlannedTensor& planned) {
+    const PackedFormat& format = layout_of(planned);
+    const bool transposed = format.name == kTransposed;
+    const int64_t rows = planned.tensor->rows();
+    const bool whole = transposed && rows % 2 != 0;  // its columns do not end with a byte
+    PackedPart part{};
+    const auto end = [&] {
+      if (!part.name.empty()) end_part(planned, part, transposed);
+    };
+    const auto begin = [&](const PackedPart& next) {
+      end();
+      part = next;
+      begin_tensor();
+    };
+    stream_packed(source_, *planned.tensor,
+                  {.multiple = whole ? rows : 32,
+                   .row_axis = transposed ? 1 : 0,
+                   .pack = [&](QuantizedMatrix run, int64_t) { return format.pack(run); }},
+                  {begin, [&](std::span<const std::byte> bytes) { data_->write(bytes); }});
+    end();
+  }
+
+  void end_part(const PlannedTensor& planned, const PackedPart& part, bool transposed) {
+    const ModelTensor& tensor = *planned.tensor;
+    const std::string name = tensor.name + "." + std::string(part.name);
+    if (transposed && part.dtype == DType::kU8)
+      end_tensor(name, type_of_codes(tensor.scheme), transposed_shape(tensor, part.name == "codes"));
+    else
+      end_tensor(name, onnx_type(part.dtype), part.shape);
+    if (planned.rule->role == Role::kEmbedding && part.name == "codes")
+      end_tensor(tensor.name + kOnnxRows, OnnxType::kU8, {part.shape[0], part.shape[1] * part.shape[2]});
+  }
+
   const PackedFormat& layout_of(const PlannedTensor& planned) const {
     return packed_format(onnx_layout(operators_, planned.rule->role));
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
@@ -43,6 +44,80 @@ std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& 
   stream_dense(source, tensor, type,
                [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
   return all;
+}
+
+namespace {
+
+constexpr int64_t kRunCodes = int64_t{1} << 20;
+
+// Parts of runs of rows on their way to the parts of the whole.
+class PartJoiner {
+ public:
+  PartJoiner(int64_t rows, int row_axis, const PartSink& sink) : rows_(rows), row_axis_(row_axis), sink_(sink) {}
+
+  void add(const std::vector<PackedPart>& parts, int64_t first, int64_t count) {
+    if (whole_.empty()) start(parts, count);
+    if (streams()) sink_.append(parts.front().bytes);
+    for (size_t i = streams() ? 1 : 0; i < parts.size(); ++i) place(parts[i], first, whole_[i]);
+  }
+  void finish() {
+    for (size_t i = streams() ? 1 : 0; i < whole_.size(); ++i) {
+      const std::vector<std::byte> bytes = std::move(whole_[i].bytes);
+      whole_[i].bytes.clear();
+      sink_.begin(whole_[i]);
+      sink_.append(bytes);
+    }
+  }
+
+ private:
+  bool streams() const { return row_axis_ == 0; }
+
+  // The first run has whole elements along the rows, and so tells how many of them the whole has.
+  void start(const std::vector<PackedPart>& parts, int64_t count) {
+    for (const PackedPart& part : parts) {
+      PackedPart& whole = whole_.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
+      size_t bytes = part.bytes.size();
+      if (part.shape.size() >= 2) {
+        int64_t& extent = row_axis_ == 0 ? whole.shape.front() : whole.shape.back();
+        extent = extent * rows_ / count;
+        bytes = bytes * static_cast<size_t>(rows_) / static_cast<size_t>(count);
+      }
+      if (streams() && whole_.size() == 1)
+        sink_.begin(whole);
+      else
+        whole.bytes.resize(bytes);
+    }
+  }
+
+  void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
+    if (part.shape.size() < 2) return static_cast<void>(std::ranges::copy(part.bytes, whole.bytes.begin()));
+    const auto lines = row_axis_ == 0 ? size_t{1} : part.bytes.size() / line_bytes(part);
+    const size_t line = part.bytes.size() / lines, stride = whole.bytes.size() / lines;
+    const size_t from = stride * static_cast<size_t>(first) / static_cast<size_t>(rows_);
+    for (size_t i = 0; i < lines; ++i)
+      std::memcpy(whole.bytes.data() + i * stride + from, part.bytes.data() + i * line, line);
+  }
+  static size_t line_bytes(const PackedPart& part) {
+    return static_cast<size_t>(part.shape.back()) * size_of(part.dtype);
+  }
+
+  int64_t rows_;
+  int row_axis_;
+  const PartSink& sink_;
+  std::vector<PackedPart> whole_;
+};
+
+}  // namespace
+
+void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink) {
+  const int64_t wanted = kRunCodes / std::max<int64_t>(1, tensor.cols());
+  const int64_t step = std::max(runs.multiple, wanted / runs.multiple * runs.multiple);
+  PartJoiner joiner(tensor.rows(), runs.row_axis, sink);
+  for (int64_t first = 0; first < tensor.rows(); first += step) {
+    const int64_t count = std::min(step, tensor.rows() - first);
+    joiner.add(runs.pack(source.read_quantized_rows(tensor, first, count), first), first, count);
+  }
+  joiner.finish();
 }
 
 void check_f16_range(const ModelSource& source, const ModelTensor& tensor) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/checkpoint/model_source.h"
+#include "core/pack/packed_format.h"
 #include "export/exporter.h"
 
 namespace retort {
@@ -23,6 +24,21 @@ void check_f16_range(const ModelSource& source, const ModelTensor& tensor);
 // The same numbers in another integer scheme with at least as many codes and with groups that divide the old ones:
 // scales repeated, and for a symmetric scheme zero points moved to the middle. The caller knows that they fit.
 QuantizedMatrix regrouped(const QuantizedMatrix& matrix, const Scheme& scheme);
+
+// How a tensor becomes parts a few MiB at a time.
+struct PackedRuns {
+  int64_t multiple = 32;  // of rows in a run, but for the last
+  int row_axis = 0;       // of parts of two dimensions and more: 0, the first, or 1, the last; others are of all rows
+  // The parts of rows [first, first + rows.rows): the same names and types for every run.
+  std::function<std::vector<PackedPart>(QuantizedMatrix rows, int64_t first)> pack;
+};
+// A part of the whole tensor: told first by its shape, then its bytes. `part.bytes` is empty.
+struct PartSink {
+  std::function<void(const PackedPart& part)> begin;
+  ByteSink append;
+};
+// The same bytes as packing the whole matrix. With rows along the first axis, the first part is not held in memory.
+void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink);
 
 // "name: reason" of every tensor that fell back: what an artifact says of itself.
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);

@@ -25,7 +25,8 @@ struct VerifyResult {
   std::vector<std::string> notes;        // what the format cannot say, and its programs do in their own way
 
   bool equal() const {
-    return codes_different + scales_different + values_different + numbers_different == 0 && tokenizer_equal && template_equal;
+    return codes_different + scales_different + values_different + numbers_different == 0 && tokenizer_equal &&
+           template_equal;
   }
 };
 

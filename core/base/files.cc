@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <condition_variable>
 #include <cstring>
-#include <fstream>
+#include <mutex>
 #include <sstream>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
@@ -102,24 +104,113 @@ void write_text_file(const fs::path& path, std::string_view text) {
   fs::rename(temporary, path);
 }
 
+// Two buffers: while one is filled, a thread of its own writes the other. A file that fits into one needs no thread.
 struct OutputFile::Impl {
+  static constexpr size_t kBuffer = size_t{4} << 20;
+
+  explicit Impl(const fs::path& file_path)
+      : path(file_path), file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    if (file < 0) fail_errno("write", path);
+  }
+  ~Impl() {
+    stop_thread();
+    if (file >= 0) ::close(file);
+  }
+
+  void append(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const auto piece = bytes.first(std::min(bytes.size(), kBuffer - filling.size()));
+      filling.insert(filling.end(), piece.begin(), piece.end());
+      bytes = bytes.subspan(piece.size());
+      if (filling.size() == kBuffer) hand_over();
+    }
+  }
+
+  // What was appended is in the file.
+  void flush() {
+    if (!filling.empty()) hand_over();
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return writing.empty(); });
+    check_error();
+  }
+
+  void close() {
+    thread.joinable() ? flush() : write_now(filling);
+    stop_thread();
+    if (::close(std::exchange(file, -1)) != 0) fail_errno("write", path);
+  }
+
+  void write_now(std::span<const std::byte> bytes) {
+    error = write_all(bytes);
+    check_error();
+  }
+  void check_error() const {
+    if (error != 0) fail("write", path.string(), std::strerror(error));
+  }
+
   fs::path path;
-  std::FILE* file = nullptr;
+  int file;
+
+ private:
+  void hand_over() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return writing.empty(); });
+    check_error();
+    std::swap(filling, writing);
+    filling.reserve(kBuffer);
+    if (!thread.joinable()) thread = std::thread([this] { write_buffers(); });
+    changed.notify_all();
+  }
+
+  void write_buffers() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      changed.wait(lock, [&] { return !writing.empty() || stop; });
+      if (writing.empty()) return;
+      lock.unlock();
+      const int result = write_all(writing);
+      lock.lock();
+      if (error == 0) error = result;
+      writing.clear();
+      changed.notify_all();
+    }
+  }
+
+  // 0, or the error's number.
+  int write_all(std::span<const std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(file, bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) return errno;
+      bytes = bytes.subspan(static_cast<size_t>(written));
+    }
+    return 0;
+  }
+
+  void stop_thread() {
+    if (!thread.joinable()) return;
+    {
+      const std::lock_guard lock(mutex);
+      stop = true;
+    }
+    changed.notify_all();
+    thread.join();
+  }
+
+  std::vector<std::byte> filling, writing;  // `writing`, `error` and `stop` under the mutex once there is a thread
+  int error = 0;
+  bool stop = false;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::thread thread;
 };
 
-OutputFile::OutputFile(const fs::path& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  impl_->file = std::fopen(path.c_str(), "wbe");
-  if (impl_->file == nullptr) fail_errno("write", path);
-  std::setvbuf(impl_->file, nullptr, _IOFBF, 1 << 20);
-}
+OutputFile::OutputFile(const fs::path& path) : impl_(std::make_unique<Impl>(path)) {}
 
-OutputFile::~OutputFile() {
-  if (impl_->file != nullptr) std::fclose(impl_->file);
-}
+OutputFile::~OutputFile() = default;
 
 void OutputFile::write(std::span<const std::byte> bytes) {
-  if (std::fwrite(bytes.data(), 1, bytes.size(), impl_->file) != bytes.size()) fail_errno("write", impl_->path);
+  impl_->append(bytes);
   position_ += bytes.size();
 }
 
@@ -131,18 +222,14 @@ void OutputFile::pad_to(uint64_t alignment) {
 }
 
 void OutputFile::overwrite(uint64_t position, std::span<const std::byte> bytes) {
-  const uint64_t end = position_;
-  if (position + bytes.size() > end) fail("write", impl_->path.string(), "only written bytes can be replaced");
-  if (::fseeko(impl_->file, static_cast<off_t>(position), SEEK_SET) != 0) fail_errno("write", impl_->path);
-  write(bytes);
-  if (::fseeko(impl_->file, 0, SEEK_END) != 0) fail_errno("write", impl_->path);
-  position_ = end;
+  if (position + bytes.size() > position_) fail("write", impl_->path.string(), "only written bytes can be replaced");
+  impl_->flush();
+  if (::lseek(impl_->file, static_cast<off_t>(position), SEEK_SET) < 0) fail_errno("write", impl_->path);
+  impl_->write_now(bytes);
+  if (::lseek(impl_->file, 0, SEEK_END) < 0) fail_errno("write", impl_->path);
 }
 
-void OutputFile::close() {
-  std::FILE* file = std::exchange(impl_->file, nullptr);
-  if (std::fclose(file) != 0) fail_errno("write", impl_->path);
-}
+void OutputFile::close() { impl_->close(); }
 
 namespace {
 

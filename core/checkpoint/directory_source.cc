@@ -65,7 +65,7 @@ class DirectorySource final : public ModelSource {
 
   void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
   void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;
-  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override;
+  QuantizedMatrix read_quantized_rows(const ModelTensor& tensor, int64_t first, int64_t count) const override;
 
  private:
   Json read_config() const;
@@ -222,9 +222,9 @@ QuantizedMatrix DirectorySource::read_rows(const ModelTensor& tensor, int64_t fi
   return matrix;
 }
 
-QuantizedMatrix DirectorySource::read_quantized(const ModelTensor& tensor) const {
+QuantizedMatrix DirectorySource::read_quantized_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
   if (tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is not quantized");
-  return read_rows(tensor, 0, tensor.rows());
+  return read_rows(tensor, first, count);
 }
 
 void DirectorySource::read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const {

@@ -50,9 +50,7 @@ class GgufSource final : public ModelSource {
 
   void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
   void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;
-  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override {
-    return read_rows(tensor, 0, tensor.rows());
-  }
+  QuantizedMatrix read_quantized_rows(const ModelTensor& tensor, int64_t first, int64_t count) const override;
 
  private:
   ModelConfig read_config() const;
@@ -60,7 +58,6 @@ class GgufSource final : public ModelSource {
   void list_extras();
   const Entry& entry(const ModelTensor& tensor) const;
   std::vector<std::byte> stored_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
-  QuantizedMatrix read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
 
   fs::path path_;
   GgufFile file_;
@@ -133,7 +130,7 @@ std::vector<std::byte> GgufSource::stored_rows(const ModelTensor& tensor, int64_
   return rows;
 }
 
-QuantizedMatrix GgufSource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
+QuantizedMatrix GgufSource::read_quantized_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
   if (tensor.scheme.is_dense()) fail("checkpoint", tensor.name, "the tensor is not quantized");
   const std::vector<std::byte> rows = stored_rows(tensor, first, count);
   const PackedPartView part{
@@ -144,7 +141,7 @@ QuantizedMatrix GgufSource::read_rows(const ModelTensor& tensor, int64_t first, 
 
 void GgufSource::read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const {
   check_rows(tensor, first, count, out.size(), static_cast<size_t>(count * tensor.cols()));
-  if (!tensor.scheme.is_dense()) return dequantize_rows(read_rows(tensor, first, count), 0, count, out);
+  if (!tensor.scheme.is_dense()) return dequantize_rows(read_quantized_rows(tensor, first, count), 0, count, out);
   const std::vector<std::byte> rows = stored_rows(tensor, first, count);
   decode_to_f32(*tensor.scheme.dense, rows, out);
 }

@@ -50,8 +50,8 @@ class ModelSource {
   virtual void read_f32(const ModelTensor&, int64_t first, int64_t count, std::span<float> out) const = 0;
   // Rows of a dense tensor in its stored type. Thread-safe.
   virtual void read_dense(const ModelTensor&, int64_t first, int64_t count, std::span<std::byte> out) const = 0;
-  // The integers of a quantized tensor. Thread-safe.
-  virtual QuantizedMatrix read_quantized(const ModelTensor&) const = 0;
+  // The integers of rows [first, first + count) of a quantized tensor, a matrix of their own. Thread-safe.
+  virtual QuantizedMatrix read_quantized_rows(const ModelTensor&, int64_t first, int64_t count) const = 0;
 
   virtual std::span<const SideFile> side_files() const = 0;  // empty for GGUF
   virtual std::string chat_template() const = 0;             // empty: none
@@ -60,6 +60,9 @@ class ModelSource {
   const ModelTensor* find(std::string_view name) const;   // nullptr: not there
   const ModelTensor& at(std::string_view name) const;     // throws naming the model and the tensor
   std::vector<float> read_f32(const ModelTensor&) const;  // the whole tensor
+  QuantizedMatrix read_quantized(const ModelTensor& tensor) const {
+    return read_quantized_rows(tensor, 0, tensor.rows());
+  }
   const SideFile* side_file(std::string_view name) const;
 };
 

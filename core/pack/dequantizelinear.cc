@@ -19,6 +19,10 @@ class Columns {
   Columns(int64_t rows, int64_t cols, int bits) : rows_(rows), cols_(cols), bits_(bits) {}
 
   int64_t bytes() const { return (rows_ * cols_ * bits_ + 7) / 8; }
+  // In bytes: by columns, or where a column ends inside a byte all together.
+  std::vector<int64_t> shape() const {
+    return rows_ * bits_ % 8 == 0 ? std::vector{cols_, rows_ * bits_ / 8} : std::vector{bytes()};
+  }
   void put(std::span<std::byte> bytes, int64_t row, int64_t col, int value) const {
     const int64_t index = col * rows_ + row;
     if (bits_ == 8)
@@ -95,9 +99,9 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
       if (!m.scheme.symmetric) zero_columns.put(zeros, r, b, m.zero(r, group));
     }
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("codes", DType::kU8, {code_columns.bytes()}, codes));
+  parts.push_back(make_part("codes", DType::kU8, code_columns.shape(), codes));
   parts.push_back(make_part("scales", DType::kF32, {blocks, m.rows}, scales));
-  if (!m.scheme.symmetric) parts.push_back(make_part("zeros", DType::kU8, {zero_columns.bytes()}, zeros));
+  if (!m.scheme.symmetric) parts.push_back(make_part("zeros", DType::kU8, zero_columns.shape(), zeros));
   return parts;
 }
 
@@ -107,10 +111,10 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   QuantizedMatrix m = make_quantized(scheme, rows, cols);
   const auto [blocks, group_blocks, code_columns, zero_columns] = sizes_of(scheme, rows, cols);
   const int shift = scheme.symmetric ? scheme.middle() : 0;
-  const auto codes = require_part(parts, "codes", DType::kU8, {code_columns.bytes()}, subject).bytes;
+  const auto codes = require_part(parts, "codes", DType::kU8, code_columns.shape(), subject).bytes;
   const auto scales = values_of<float>(require_part(parts, "scales", DType::kF32, {blocks, rows}, subject));
   std::span<const std::byte> zeros;
-  if (!scheme.symmetric) zeros = require_part(parts, "zeros", DType::kU8, {zero_columns.bytes()}, subject).bytes;
+  if (!scheme.symmetric) zeros = require_part(parts, "zeros", DType::kU8, zero_columns.shape(), subject).bytes;
   code_columns.for_each([&](int64_t r, int64_t c) {
     m.codes[static_cast<size_t>(r * cols + c)] =
         static_cast<uint8_t>(code_columns.get(codes, r, c, scheme.symmetric) + shift);

@@ -24,7 +24,7 @@ inline const PackedPartView* find_part(std::span<const PackedPartView> parts, st
 // The part of that name in one of these types; absence, another type or shape, and a wrong number of bytes are errors
 // naming `subject`.
 inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name,
-                                          std::initializer_list<DType> dtypes, std::initializer_list<int64_t> shape,
+                                          std::initializer_list<DType> dtypes, const std::vector<int64_t>& shape,
                                           std::string_view subject) {
   const PackedPartView* part = find_part(parts, name);
   if (part == nullptr) fail("unpack", subject, "the part '" + std::string(name) + "' is missing");
@@ -36,7 +36,7 @@ inline const PackedPartView& require_part(std::span<const PackedPartView> parts,
   return *part;
 }
 inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name, DType dtype,
-                                          std::initializer_list<int64_t> shape, std::string_view subject) {
+                                          const std::vector<int64_t>& shape, std::string_view subject) {
   return require_part(parts, name, {dtype}, shape, subject);
 }
 

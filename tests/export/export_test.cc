@@ -215,19 +215,6 @@ TEST(Export, RefusesALimitThatItCannotKeep) {
   EXPECT_FALSE(fs::exists(dir.path() / "x"));
 }
 
-TEST(Export, GivesTheSameBytesTwice) {
-  TempDir dir;
-  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
-  for (const char* format : {"gguf", "onnx", "gptq", "hf"}) {
-    const fs::path first = dir.path() / "1" / format, second = dir.path() / "2" / format;
-    for (const fs::path& path : {first, second}) {
-      fs::create_directories(path.parent_path());
-      export_to(path, *source, {.format = format, .type = {}});
-    }
-    EXPECT_EQ(digest_of_path(first), digest_of_path(second)) << format;
-  }
-}
-
 TEST(Export, WritesAGgufFileAgainWithTheSameBytesAndNothingElseFromIt) {
   TempDir dir;
   TinyModel model = shape();

@@ -139,6 +139,22 @@ void MemorySource::read_dense(const ModelTensor& tensor, int64_t first, int64_t 
   encode_from_f32(*tensor.scheme.dense, std::span(values).subspan(from, elements), out);
 }
 
-QuantizedMatrix MemorySource::read_quantized(const ModelTensor& tensor) const { return quantized_.at(tensor.name); }
+QuantizedMatrix MemorySource::read_quantized_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
+  QuantizedMatrix m = quantized_.at(tensor.name);
+  const auto cut = [&](auto& values) {
+    const auto per_row = static_cast<int64_t>(values.size()) / tensor.rows();
+    values = {values.begin() + first * per_row, values.begin() + (first + count) * per_row};
+  };
+  cut(m.codes);
+  cut(m.scales);
+  cut(m.zeros);
+  cut(m.minima);
+  cut(m.super.scales);
+  cut(m.super.minima);
+  cut(m.super.scale_codes);
+  cut(m.super.minimum_codes);
+  m.rows = count;
+  return m;
+}
 
 }  // namespace retort::testing

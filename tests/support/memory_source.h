@@ -38,7 +38,7 @@ class MemorySource : public ModelSource {
   using ModelSource::read_f32;
   void read_f32(const ModelTensor& tensor, int64_t first, int64_t count, std::span<float> out) const override;
   void read_dense(const ModelTensor& tensor, int64_t first, int64_t count, std::span<std::byte> out) const override;
-  QuantizedMatrix read_quantized(const ModelTensor& tensor) const override;
+  QuantizedMatrix read_quantized_rows(const ModelTensor& tensor, int64_t first, int64_t count) const override;
   std::span<const SideFile> side_files() const override { return {}; }
   std::string chat_template() const override { return {}; }
   std::unique_ptr<Tokenizer> tokenizer() const override { return nullptr; }
