@@ -68,8 +68,10 @@ void QuantizedWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& 
   const ModelTensor& tensor = *plan.tensor;
   writer_.add_quantized(tensor.name, *solved.matrix);
   record(tensor, {tensor.name, name_of(plan.scheme), solved.method,
-                  solved.relative_error ? *solved.relative_error
-                                        : relative_error(task_of(source_, plan), *solved.matrix, context_),
+                  solved.relative_error
+                      ? *solved.relative_error
+                      : relative_error(scaled(task_of(source_, plan), solved.column_factors, solved.row_divisors),
+                                       *solved.matrix, context_),
                   joined(plan.fallback, solved.fallback), solved.seconds, solved.details});
 }
 
@@ -90,6 +92,17 @@ void QuantizedWriter::add_dense(const TensorPlan& plan) {
   } else {
     store_rounded(tensor, *plan.scheme.dense, report);
   }
+  record(tensor, std::move(report));
+}
+
+void QuantizedWriter::add_folded(const TensorPlan& plan, std::span<const float> values, const std::string& method) {
+  const ModelTensor& tensor = *plan.tensor;
+  // The checkpoint's own 16 bits would round what it holds exactly.
+  const DType type = plan.scheme == tensor.scheme ? DType::kF32 : *plan.scheme.dense;
+  std::vector<std::byte> bytes;
+  TensorReport report{tensor.name, std::string(name_of(type)), method, 0, plan.fallback, 0, Json::object()};
+  report.relative_error = round_values(type, values, bytes);
+  writer_.add_dense(tensor.name, type, tensor.shape, bytes);
   record(tensor, std::move(report));
 }
 

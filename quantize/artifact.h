@@ -14,6 +14,8 @@ class QuantizedWriter {
   // `directory` exists; `source` and `context` must outlive the writer.
   QuantizedWriter(const ModelSource& source, const std::filesystem::path& directory, Context& context);
   void add_quantized(const TensorPlan& plan, const SolvedMatrix& solved);
+  // A vector that factors were folded into: in float32, or in the type that the plan asks for.
+  void add_folded(const TensorPlan& plan, std::span<const float> values, const std::string& method);
   // In the plan's type. What f16 cannot hold becomes bf16, which is a fallback.
   void add_dense(const TensorPlan& plan);
   std::span<const TensorReport> reports() const { return reports_; }

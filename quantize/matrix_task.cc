@@ -30,6 +30,20 @@ void for_each_piece(const MatrixTask& task, Context& context, const std::functio
   });
 }
 
+MatrixTask scaled(const MatrixTask& task, std::span<const float> column_factors, std::span<const float> row_divisors) {
+  if (column_factors.empty() && row_divisors.empty()) return task;
+  MatrixTask result = task;
+  result.read = [read = task.read, cols = static_cast<size_t>(task.cols), column_factors, row_divisors](
+                    int64_t first, int64_t count, std::span<float> out) {
+    read(first, count, out);
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (!column_factors.empty()) out[i] *= column_factors[i % cols];
+      if (!row_divisors.empty()) out[i] /= row_divisors[static_cast<size_t>(first) + i / cols];
+    }
+  };
+  return result;
+}
+
 bool all_finite(std::span<const float> values) {
   return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
 }

@@ -31,6 +31,11 @@ int64_t count_pieces(const MatrixTask& task);
 // Reads each piece and calls body, from all threads of the context.
 void for_each_piece(const MatrixTask& task, Context& context, const std::function<void(const RowPiece&)>& body);
 
+// The matrix with column c times column_factors[c] and row r divided by row_divisors[r]; empty: all 1. The task refers
+// to them.
+MatrixTask scaled(const MatrixTask& task, std::span<const float> column_factors,
+                  std::span<const float> row_divisors = {});
+
 bool all_finite(std::span<const float> values);
 // The one grid of a matrix whose scheme has one grid for the tensor; empty for other schemes.
 std::optional<Grid> fit_tensor_grid(const MatrixTask& task);

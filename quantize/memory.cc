@@ -55,7 +55,7 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
   }
   // The residual stream, and the inputs of two groups of matrices: those just used and those that come of them.
   const uint64_t states = bytes(options.samples * length * (2 * config.hidden_size + wide), kFloat);
-  const uint64_t moments = 3 * bytes(wide * wide, kFloat);
+  const uint64_t moments = (find_quantizer(options.method).scales_inputs ? 4 : 3) * bytes(wide * wide, kFloat);
   const auto shard = std::max(kShardTokens, bytes(length)) * bytes(projected + 2 * config.hidden_size, kFloat);
   const uint64_t solver = 5 * kSolverRows * bytes(wide, kFloat);
   return kTorchPages + layer + matrix + states + moments + threads * (shard + solver);
@@ -67,7 +67,8 @@ uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> 
                          const Context& context) {
   const auto threads = static_cast<uint64_t>(context.threads.size());
   uint64_t needed = largest_storing(plans, -1, threads);
-  if (find_quantizer(options.method).needs_calibration)
+  const Quantizer& quantizer = find_quantizer(options.method);
+  if (quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty()))
     needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, threads));
   return peak_resident_bytes() + kWriterBuffers + needed;
 }

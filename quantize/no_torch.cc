@@ -1,15 +1,22 @@
-// Stands in for gptq/ and calibration/ in a program without LibTorch.
+// Stands in for awq/, gptq/ and calibration/ in a program without LibTorch.
 #include "core/base/error.h"
+#include "quantize/calibration/importance.h"
 #include "quantize/calibration/layer_walk.h"
 
 namespace retort {
 namespace {
 
 [[noreturn]] void refuse(std::string_view method) {
-  fail("quantize", method, "this program was built without LibTorch", "Use --method rtn, or a build with LibTorch");
+  fail("quantize", method, "this program was built without LibTorch",
+       "Use --method rtn, --method imatrix with --imatrix, or a build with LibTorch");
 }
 
 }  // namespace
+
+std::vector<SolvedMatrix> solve_awq(std::span<const MatrixTask>, const InputStatistics*, const SolverOptions&,
+                                    Context&) {
+  refuse("awq");
+}
 
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask>, const InputStatistics*, const SolverOptions&,
                                      Context&) {
@@ -18,6 +25,10 @@ std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask>, const InputSta
 
 std::unique_ptr<LayerWalk> make_layer_walk(const ModelSource&, std::span<const TensorPlan>,
                                            const QuantizeOptions& options, const std::filesystem::path&, Context&) {
+  refuse(options.method);
+}
+
+ImportanceMatrix measure_importance(const ModelSource&, const QuantizeOptions& options, Context&) {
   refuse(options.method);
 }
 

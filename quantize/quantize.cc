@@ -3,10 +3,12 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "core/base/error.h"
 #include "quantize/artifact.h"
 #include "quantize/calibration/layer_walk.h"
+#include "quantize/importance.h"
 #include "quantize/memory.h"
 #include "quantize/mixes.h"
 #include "quantize/quantizer.h"
@@ -28,6 +30,13 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
     fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
   if (quantizer.needs_calibration && options.calibration.empty())
     fail_usage("quantize", "--calibration", std::string(quantizer.name) + " needs a text to calibrate on");
+  if (quantizer.weighs_columns && options.calibration.empty() == options.imatrix.empty())
+    fail_usage("quantize", "--imatrix",
+               std::string(quantizer.name) + " needs a text to calibrate on or an importance matrix: one of them",
+               "Give --calibration TEXT or --imatrix FILE");
+  if (!quantizer.weighs_columns && !(options.imatrix + options.save_imatrix).empty())
+    fail_usage("quantize", options.imatrix.empty() ? "--save-imatrix" : "--imatrix",
+               std::string(quantizer.name) + " does not use importance matrices", "--method imatrix does");
 }
 
 // What an earlier run left, but for the state that this one may continue from.
@@ -37,10 +46,14 @@ void clear_directory(const fs::path& directory) {
 }
 
 // The part of the options that the result depends on; paths are not.
-Json describe(const QuantizeOptions& options, const Quantizer& quantizer) {
+Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
+              const std::optional<ImportanceMatrix>& importance) {
   Json keep = Json::object();
   for (const auto& [pattern, type] : options.keep) keep[pattern] = type;
   Json json{{"method_version", quantizer.version}, {"keep", keep}, {"grid", options.grid}};
+  if (importance)
+    json["importance"] = {
+        {"texts", importance->texts}, {"windows", importance->windows}, {"window_tokens", importance->window_tokens}};
   if (!quantizer.needs_calibration) return json;
   json["samples"] = options.samples;
   json["sequence_length"] = options.sequence_length;
@@ -49,27 +62,47 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer) {
   return json;
 }
 
-// Solutions in the order in which the tensors are stored: a layer's matrices together where the method is calibrated.
+// Solves tensors in the order in which they are stored: a layer's matrices together where the method is calibrated.
 class Solver {
  public:
-  Solver(const ModelSource& source, std::unique_ptr<LayerWalk> walk, GridRule grid, Context& context)
-      : source_(source), walk_(std::move(walk)), grid_(grid), context_(context) {}
+  Solver(const ModelSource& source, const Quantizer& quantizer, std::unique_ptr<LayerWalk> walk,
+         const std::optional<ImportanceMatrix>& importance, GridRule grid, Context& context)
+      : source_(source),
+        quantizer_(quantizer),
+        walk_(std::move(walk)),
+        importance_(importance),
+        rounding_{.grid = grid},
+        context_(context) {}
 
-  SolvedMatrix solve(const TensorPlan& plan) {
-    if (walk_ && plan.rule->input != Input::kNone) {
-      if (layer_ != plan.layer) solved_ = walk_->solve_layer(layer_ = plan.layer);
-      return std::move(solved_.at(plan.tensor->name));
-    }
-    return round_to_nearest(task_of(source_, plan), {}, grid_, context_);
+  void add(const TensorPlan& plan, QuantizedWriter& writer) {
+    if (walk_ && plan.layer > layer_) solved_ = walk_->solve_layer(layer_ = plan.layer);
+    if (!plan.scheme.is_dense()) return writer.add_quantized(plan, solve(plan));
+    const auto folded = solved_.vectors.find(plan.tensor->name);
+    if (folded == solved_.vectors.end()) return writer.add_dense(plan);
+    writer.add_folded(plan, folded->second, std::string(quantizer_.name));
   }
 
  private:
+  SolvedMatrix solve(const TensorPlan& plan) {
+    const bool linear = plan.rule->input != Input::kNone;
+    if (walk_ && linear) return std::move(solved_.matrices.at(plan.tensor->name));
+    const MatrixTask task = task_of(source_, plan);
+    if (!importance_) return std::move(solve_rtn({&task, 1}, nullptr, rounding_, context_).front());
+    const auto statistics = input_statistics(*importance_, plan);
+    SolvedMatrix solved =
+        std::move(solve_imatrix({&task, 1}, statistics ? &*statistics : nullptr, rounding_, context_).front());
+    if (linear && !statistics && solved.matrix) solved.fallback = "nothing is known of its inputs: not weighted";
+    return solved;
+  }
+
   const ModelSource& source_;
+  const Quantizer& quantizer_;
   std::unique_ptr<LayerWalk> walk_;
-  const GridRule grid_;
+  const std::optional<ImportanceMatrix>& importance_;
+  const SolverOptions rounding_;
   Context& context_;
   int64_t layer_ = -1;
-  std::map<std::string, SolvedMatrix> solved_;  // of layer_
+  SolvedLayer solved_;  // layer_
 };
 
 void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, QuantizedWriter& writer, Context& context) {
@@ -77,11 +110,7 @@ void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, Quantiz
   int64_t done = 0;
   for (const TensorPlan& plan : plans) {
     context.check_interrupted();
-    if (plan.scheme.is_dense()) {
-      writer.add_dense(plan);
-    } else {
-      writer.add_quantized(plan, solver.solve(plan));
-    }
+    solver.add(plan, writer);
     context.progress.update(++done, plan.tensor->name);
   }
   context.progress.end();
@@ -124,7 +153,9 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   std::unique_ptr<LayerWalk> walk;
   if (quantizer.needs_calibration) walk = make_layer_walk(source, plans, options, state, context);
   const GridRule grid = options.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError;
-  Solver solver(source, std::move(walk), grid, context);
+  std::optional<ImportanceMatrix> importance;
+  if (quantizer.weighs_columns) importance = obtain_importance(source, plans, options, context);
+  Solver solver(source, quantizer, std::move(walk), importance, grid, context);
   QuantizedWriter writer(source, directory, context);
   quantize_tensors(plans, solver, writer, context);
   for (const TensorReport& report : writer.reports())
@@ -132,7 +163,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   fs::remove_all(state);
   summary.scheme = find_mix(options.scheme) ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
-  writer.finish(summary, describe(options, quantizer));
+  writer.finish(summary, describe(options, quantizer, importance));
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summary.peak_rss_bytes = peak_resident_bytes();
   return summary;

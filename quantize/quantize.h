@@ -17,6 +17,7 @@ struct QuantizeOptions {
   std::string scheme = "int4";
   std::string method = "rtn";
   std::vector<std::pair<std::string, std::string>> keep;  // glob on tensor names -> scheme or f16, bf16; first match
+  std::string imatrix, save_imatrix;  // paths of importance matrices, to use and to write; empty: none
   // Calibrated methods:
   std::string calibration;                     // path of a text (read_corpus)
   int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)

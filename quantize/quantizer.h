@@ -22,6 +22,8 @@ struct SolvedMatrix {
   std::optional<QuantizedMatrix> matrix;  // empty: cannot be quantized at all; `fallback` says why
   std::string method;
   std::string fallback;  // empty: as asked
+  // The matrix is of W[r][c] * column_factors[c] / row_divisors[r] (awq/); empty: all 1.
+  std::vector<float> column_factors = {}, row_divisors = {};
   Json details = Json::object();
   double seconds = 0;
   std::optional<double> relative_error = {};  // of the weights, where the solver has it anyway
@@ -32,6 +34,8 @@ struct InputStatistics {
   int64_t features = 0;
   // 2 / sequences * sum of x x^T over all tokens, [features, features], both triangles filled.
   std::vector<float> second_moment;
+  std::vector<float> mean_absolute = {};  // by feature; for methods that scale inputs
+  std::vector<float> mean_square = {};    // by feature; for methods that weigh columns
 };
 
 struct SolverOptions {
@@ -48,6 +52,10 @@ struct Quantizer {
   // Solves matrices that share their input: q, k and v; gate and up. `statistics` is null without calibration.
   std::vector<SolvedMatrix> (*solve)(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                      const SolverOptions& options, Context& context);
+  // Solved tensor by tensor with the mean squares of the inputs (imatrix_file.h).
+  bool weighs_columns = false;
+  // Matrices are solved with scaled columns, the factors folded into the operation before (awq/).
+  bool scales_inputs = false;
 };
 
 std::span<const Quantizer> quantizers();
@@ -63,5 +71,13 @@ std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const Inp
 // Second-order error feedback, arXiv:2210.17323. See gptq/.
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                      const SolverOptions& options, Context& context);
+
+// Round to nearest, the error of a column weighted by the mean square of its input; of the embedding and the head,
+// which have none, by rtn.
+std::vector<SolvedMatrix> solve_imatrix(std::span<const MatrixTask> group, const InputStatistics* statistics,
+                                        const SolverOptions& options, Context& context);
+// Round to nearest with scales that leave the smallest error of the outputs, for columns that are scaled: see awq/.
+std::vector<SolvedMatrix> solve_awq(std::span<const MatrixTask> group, const InputStatistics* statistics,
+                                    const SolverOptions& options, Context& context);
 
 }  // namespace retort

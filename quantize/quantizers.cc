@@ -13,6 +13,24 @@ bool plain_scheme(const Scheme& scheme) { return !scheme.is_dense() && scheme.is
 constexpr std::array kQuantizers{
     Quantizer{.name = "rtn", .version = 2, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
     Quantizer{.name = "gptq", .version = 2, .needs_calibration = true, .supports = plain_scheme, .solve = solve_gptq},
+    Quantizer{.name = "awq",
+              .version = 1,
+              .needs_calibration = true,
+              .supports = any_scheme,
+              .solve = solve_awq,
+              .scales_inputs = true},
+    Quantizer{.name = "awq+gptq",
+              .version = 1,
+              .needs_calibration = true,
+              .supports = plain_scheme,
+              .solve = solve_gptq,
+              .scales_inputs = true},
+    Quantizer{.name = "imatrix",
+              .version = 1,
+              .needs_calibration = false,
+              .supports = any_scheme,
+              .solve = solve_imatrix,
+              .weighs_columns = true},
 };
 
 }  // namespace

@@ -11,13 +11,13 @@
 #include "model/calibration.h"
 #include "model/decoder.h"
 #include "model/shards.h"
+#include "quantize/awq/folding.h"
+#include "quantize/calibration/embedded.h"
 #include "quantize/calibration/second_moment.h"
 #include "quantize/calibration/walk_state.h"
 
 namespace retort {
 namespace {
-
-constexpr int64_t kShardTokens = 1024;
 
 class SequentialWalk : public LayerWalk {
  public:
@@ -35,12 +35,12 @@ class SequentialWalk : public LayerWalk {
     placement_.device = parse_device(context.device);
   }
 
-  std::map<std::string, SolvedMatrix> solve_layer(int64_t layer) override {
+  SolvedLayer solve_layer(int64_t layer) override {
     if (auto finished = state_.load_layer(layer)) return std::move(*finished);
     const at::NoGradGuard no_grad;
     if (shards_.empty()) begin_at(layer);
     RoleTensors weights = load_layer(source_, layer, placement_);
-    std::map<std::string, SolvedMatrix> solved;
+    SolvedLayer solved;
     for (const Input input : {Input::kAttentionNorm, Input::kAttention, Input::kFfnNorm, Input::kFfn}) {
       step(layer, weights);
       solve_group(layer, input, weights, solved);
@@ -59,23 +59,8 @@ class SequentialWalk : public LayerWalk {
     if (layer > 0)
       hidden = state_.load_hidden(layer - 1);
     else
-      for (const at::Tensor& ids : windows_.split(std::max<int64_t>(1, kShardTokens / windows_.size(1))))
-        hidden.push_back(embedded(ids));
+      hidden = embedded_shards(source_, windows_);
     for (const at::Tensor& states : hidden) shards_.push_back({states.to(placement_.device), {}, Input::kNone});
-  }
-
-  // Row by row: the whole table in float32 may be larger than everything else here.
-  at::Tensor embedded(const at::Tensor& ids) const {
-    const ModelTensor& table = source_.at(tensor_name(config_, Role::kEmbedding));
-    const at::Tensor hidden = at::empty({ids.size(0), ids.size(1), config_.hidden_size}, at::kFloat);
-    float* row = hidden.mutable_data_ptr<float>();
-    const at::Tensor flat = ids.flatten();
-    const std::span tokens(flat.const_data_ptr<int64_t>(), static_cast<size_t>(flat.numel()));
-    for (const int64_t token : tokens) {
-      source_.read_f32(table, token, 1, {row, static_cast<size_t>(config_.hidden_size)});
-      row += config_.hidden_size;
-    }
-    return hidden;
   }
 
   void step(int64_t layer, const RoleTensors& weights) {
@@ -87,7 +72,7 @@ class SequentialWalk : public LayerWalk {
     if (context_.memory_limit != 0) malloc_trim(0);
   }
 
-  void solve_group(int64_t layer, Input input, RoleTensors& weights, std::map<std::string, SolvedMatrix>& solved) {
+  void solve_group(int64_t layer, Input input, RoleTensors& weights, SolvedLayer& solved) {
     std::vector<MatrixTask> tasks;
     std::vector<Role> roles;
     for (const TensorPlan& plan : plan_) {
@@ -98,11 +83,15 @@ class SequentialWalk : public LayerWalk {
     if (tasks.empty()) return;
     std::vector<at::Tensor> inputs;
     for (const LayerState& shard : shards_) inputs.push_back(shard.input);
-    const InputStatistics statistics = second_moment(inputs, windows_.size(0), context_);
-    std::vector<SolvedMatrix> results = quantizer_.solve(tasks, &statistics, solver_, context_);
+    InputStatistics statistics = second_moment(inputs, windows_.size(0), context_);
+    if (quantizer_.scales_inputs) statistics.mean_absolute = mean_absolute(inputs, context_);
+    std::vector<SolvedMatrix> results =
+        quantizer_.scales_inputs
+            ? solve_scaled(quantizer_, {source_, layer, input, tasks, statistics}, solver_, solved, context_)
+            : quantizer_.solve(tasks, &statistics, solver_, context_);
     for (size_t i = 0; i < tasks.size(); ++i) {
-      if (results[i].matrix) weights(roles[i]) = dequantized(*results[i].matrix);
-      solved.emplace(tasks[i].name, std::move(results[i]));
+      if (results[i].matrix) weights(roles[i]) = dequantized(results[i]);
+      solved.matrices.emplace(tasks[i].name, std::move(results[i]));
     }
   }
 
@@ -115,13 +104,16 @@ class SequentialWalk : public LayerWalk {
             }};
   }
 
-  at::Tensor dequantized(const QuantizedMatrix& matrix) {
+  // In the coordinates of the checkpoint: scaled columns are divided again.
+  at::Tensor dequantized(const SolvedMatrix& solved) {
+    const QuantizedMatrix& matrix = *solved.matrix;
     const at::Tensor values = at::empty({matrix.rows, matrix.cols}, at::kFloat);
     float* out = values.mutable_data_ptr<float>();
     context_.threads.run_ranges(matrix.rows, 64, [&](int64_t first, int64_t last) {
       const std::span rows(out + first * matrix.cols, static_cast<size_t>((last - first) * matrix.cols));
       dequantize_rows(matrix, first, last - first, rows);
     });
+    if (!solved.column_factors.empty()) values.div_(at::tensor(solved.column_factors));
     return values.to(placement_.device);
   }
 

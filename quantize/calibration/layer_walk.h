@@ -6,16 +6,22 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "quantize/quantizer.h"
 
 namespace retort {
 
+struct SolvedLayer {
+  std::map<std::string, SolvedMatrix> matrices;       // those that the plan quantizes, by name
+  std::map<std::string, std::vector<float>> vectors;  // norms and biases that factors were folded into, by name
+};
+
 class LayerWalk {
  public:
   virtual ~LayerWalk() = default;
-  // The matrices of `layer` that the plan quantizes, by name. Called for 0, 1, 2, ... in this order.
-  virtual std::map<std::string, SolvedMatrix> solve_layer(int64_t layer) = 0;
+  // Called for 0, 1, 2, ... in this order.
+  virtual SolvedLayer solve_layer(int64_t layer) = 0;
 };
 
 // Sequential (arXiv:2210.17323, section 4): the matrices that share an input are solved with the inputs that the

@@ -56,4 +56,19 @@ InputStatistics second_moment(std::span<const at::Tensor> inputs, int64_t sequen
   return statistics;
 }
 
+std::vector<float> mean_absolute(std::span<const at::Tensor> inputs, const Context& context) {
+  std::vector<at::Tensor> sums(inputs.size());
+  run_shards(context, static_cast<int64_t>(inputs.size()), [&](int64_t i) {
+    const at::NoGradGuard no_grad;
+    sums[static_cast<size_t>(i)] = inputs[static_cast<size_t>(i)].abs().flatten(0, -2).sum(0, false, at::kDouble).cpu();
+  });
+  at::Tensor total = sums.front();
+  int64_t tokens = 0;
+  for (const at::Tensor& input : inputs) tokens += input.numel() / input.size(-1);
+  for (size_t i = 1; i < sums.size(); ++i) total += sums[i];
+  const at::Tensor means = (total / static_cast<double>(tokens)).to(at::kFloat);
+  const float* values = means.const_data_ptr<float>();
+  return {values, values + means.numel()};
+}
+
 }  // namespace retort

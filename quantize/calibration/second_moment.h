@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <span>
+#include <vector>
 
 #include "core/base/context.h"
 #include "quantize/quantizer.h"
@@ -13,5 +14,8 @@ namespace retort {
 // 2 / sequences * sum of x x^T over the rows x of all `inputs` [.., features], float32. Tiles of the result are
 // computed side by side, each over the inputs in their order: the same for any number of threads.
 InputStatistics second_moment(std::span<const at::Tensor> inputs, int64_t sequences, const Context& context);
+
+// Mean of |x| by feature over the rows of all `inputs`.
+std::vector<float> mean_absolute(std::span<const at::Tensor> inputs, const Context& context);
 
 }  // namespace retort

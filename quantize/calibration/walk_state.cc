@@ -27,6 +27,14 @@ void add_tensor(Digest& digest, const ModelSource& source, const TensorPlan& pla
   }
 }
 
+void write_floats(ArrayWriter& writer, const std::string& name, const std::vector<float>& values) {
+  if (!values.empty()) writer.write(name, {static_cast<int64_t>(values.size())}, values);
+}
+
+std::vector<float> read_floats(const ArrayReader& reader, const std::string& name) {
+  return reader.has(name) ? reader.read_floats(name).values : std::vector<float>{};
+}
+
 // One matrix as a JSON text and the parts of its packed format.
 void write_solved(ArrayWriter& writer, const std::string& prefix, const SolvedMatrix& solved) {
   Json about{{"method", solved.method},
@@ -42,6 +50,8 @@ void write_solved(ArrayWriter& writer, const std::string& prefix, const SolvedMa
       writer.write(prefix + std::string(part.name), part.bytes);
     }
   }
+  write_floats(writer, prefix + "column-factors", solved.column_factors);
+  write_floats(writer, prefix + "row-divisors", solved.row_divisors);
   writer.write(prefix + "about", about.dump());
 }
 
@@ -66,6 +76,8 @@ SolvedMatrix read_solved(const ArrayReader& reader, const std::string& prefix) {
                       .fallback = about["fallback"],
                       .details = about["details"],
                       .seconds = about["seconds"]};
+  solved.column_factors = read_floats(reader, prefix + "column-factors");
+  solved.row_divisors = read_floats(reader, prefix + "row-divisors");
   if (about.contains("matrix")) solved.matrix = read_matrix(reader, prefix, about["matrix"]);
   return solved;
 }
@@ -100,13 +112,15 @@ fs::path WalkState::file(const char* what, int64_t layer) const {
   return directory_ / (std::string(what) + "-" + std::to_string(layer) + ".h5");
 }
 
-std::optional<std::map<std::string, SolvedMatrix>> WalkState::load_layer(int64_t layer) const {
+std::optional<SolvedLayer> WalkState::load_layer(int64_t layer) const {
   const fs::path path = file("layer", layer);
   if (!fs::exists(path)) return std::nullopt;
   const ArrayReader reader(path);
-  const Json names = parse_json(reader.read_text("names"), path.string());
-  std::map<std::string, SolvedMatrix> solved;
-  for (const Json& name : names) solved.emplace(name, read_solved(reader, name.get<std::string>() + "."));
+  SolvedLayer solved;
+  for (const Json& name : parse_json(reader.read_text("names"), path.string()))
+    solved.matrices.emplace(name, read_solved(reader, name.get<std::string>() + "."));
+  for (const Json& name : parse_json(reader.read_text("vectors"), path.string()))
+    solved.vectors.emplace(name, reader.read_floats(name.get<std::string>()).values);
   return solved;
 }
 
@@ -120,8 +134,7 @@ std::vector<at::Tensor> WalkState::load_hidden(int64_t layer) const {
   return hidden;
 }
 
-void WalkState::save_layer(int64_t layer, const std::map<std::string, SolvedMatrix>& solved,
-                           std::span<const at::Tensor> hidden) {
+void WalkState::save_layer(int64_t layer, const SolvedLayer& solved, std::span<const at::Tensor> hidden) {
   ArrayWriter states(file("hidden", layer));
   for (size_t i = 0; i < hidden.size(); ++i) {
     const at::Tensor values = hidden[i].cpu().contiguous();
@@ -130,13 +143,18 @@ void WalkState::save_layer(int64_t layer, const std::map<std::string, SolvedMatr
   }
   states.commit();
   ArrayWriter writer(file("layer", layer));
-  Json names = Json::array();
-  for (const auto& [name, matrix] : solved) {
+  Json names = Json::array(), vectors = Json::array();
+  for (const auto& [name, matrix] : solved.matrices) {
     names.push_back(name);
     write_solved(writer, name + ".", matrix);
   }
+  for (const auto& [name, values] : solved.vectors) {
+    vectors.push_back(name);
+    write_floats(writer, name, values);
+  }
   writer.write("key", key_);
   writer.write("names", names.dump());
+  writer.write("vectors", vectors.dump());
   writer.commit();
   if (layer > 0) fs::remove(file("hidden", layer - 1));
 }

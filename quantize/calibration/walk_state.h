@@ -4,12 +4,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "quantize/calibration/layer_walk.h"
 #include "quantize/quantizer.h"
 
 namespace retort {
@@ -18,15 +18,15 @@ namespace retort {
 std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
                     const at::Tensor& windows);
 
-// In `directory`: for each finished layer the solved matrices, for the last of them also the calibration text's
+// In `directory`: for each finished layer what was solved, for the last of them also the calibration text's
 // hidden states behind it. State of another key is removed.
 class WalkState {
  public:
   WalkState(std::filesystem::path directory, std::string key);
-  std::optional<std::map<std::string, SolvedMatrix>> load_layer(int64_t layer) const;
+  std::optional<SolvedLayer> load_layer(int64_t layer) const;
   std::vector<at::Tensor> load_hidden(int64_t layer) const;
   // The layer counts as finished when this returns.
-  void save_layer(int64_t layer, const std::map<std::string, SolvedMatrix>& solved, std::span<const at::Tensor> hidden);
+  void save_layer(int64_t layer, const SolvedLayer& solved, std::span<const at::Tensor> hidden);
 
  private:
   std::filesystem::path file(const char* what, int64_t layer) const;

@@ -17,13 +17,16 @@ constexpr ParamSpec kParams[] = {
     {"model", ParamType::kModel, "", "Hugging Face directory", true, true},
     {"scheme", ParamType::kText, "int4",
      "int{2,3,4,8}-{gN,channel,tensor}-{sym,asym}, nf4-gN, a GGUF block type or mix (q4_k_m); int4 is int4-g128-sym"},
-    {"method", ParamType::kText, "rtn", "how codes are chosen; gptq needs --calibration", false, false, "rtn|gptq"},
-    {"calibration", ParamType::kFile, "", "text for gptq: a file, or a directory of .txt and .md files"},
+    {"method", ParamType::kText, "rtn", "how codes are chosen; all but rtn need --calibration", false, false,
+     "rtn|gptq|awq|awq+gptq|imatrix"},
+    {"calibration", ParamType::kFile, "", "text to calibrate on: a file, or a directory of .txt and .md files"},
     {"samples", ParamType::kInteger, "128", "windows of the calibration text", false, false, "", 1, 1 << 20},
     {"sequence-length", ParamType::kInteger, "0",
      "tokens of a window; 0: 512, or the model's context where that is shorter"},
     {"group-order", ParamType::kText, "activation", "gptq: columns as they are, or the most active first", false, false,
      "none|activation"},
+    {"imatrix", ParamType::kFile, "", "imatrix: importance of the columns from llama.cpp's file, instead of a text"},
+    {"save-imatrix", ParamType::kText, "", "imatrix: file to write the importance of the columns to"},
     {"damp", ParamType::kNumber, "0.01", "gptq: share of the mean diagonal that is added to it", false, false, "", 0,
      1},
     {"grid", ParamType::kText, "mse", "rtn: scales by the smallest squared error, or as wide as the largest weight",
@@ -40,6 +43,8 @@ QuantizeOptions read_options(const Params& params) {
   options.scheme = params.text("scheme");
   options.method = params.text("method");
   if (params.has("calibration")) options.calibration = params.path("calibration").string();
+  if (params.has("imatrix")) options.imatrix = params.path("imatrix").string();
+  if (params.has("save-imatrix")) options.save_imatrix = params.text("save-imatrix");
   options.samples = params.integer("samples");
   options.sequence_length = params.integer("sequence-length");
   options.group_order = params.text("group-order");

@@ -131,6 +131,49 @@ def write_stored_weights():
     write("native-blocks", native, None, None, None, None, random.integers(0, 64, (rows, 54), np.uint8))
 
 
+def write_imatrix():
+    folder = fresh("imatrix")
+    with tempfile.TemporaryDirectory() as work:
+        path = pathlib.Path(work) / "x"
+        w = GGUFWriter(path, "llama")
+        w.kv_data[0].clear()
+        w.add_key_value("general.type", "imatrix", GGUFValueType.STRING)
+        w.add_array("imatrix.datasets", ["a.txt"])
+        w.add_uint32("imatrix.chunk_count", 2)
+        w.add_uint32("imatrix.chunk_size", 4)
+        w.add_tensor("blk.0.attn_q.weight.in_sum2", np.array([8, 16, 0], np.float32))
+        w.add_tensor("blk.0.attn_q.weight.counts", np.array([8], np.float32))
+        w.add_tensor("blk.0.ffn_down_exps.weight.in_sum2", np.ones((2, 3), np.float32))
+        w.add_tensor("blk.0.ffn_down_exps.weight.counts", np.ones((2, 1), np.float32))
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+        good = path.read_bytes()
+    swap = lambda a, b: lambda data: data.replace(a, b)
+    damaged(folder, "small.gguf", good, {
+        "cut": lambda data: data[:-60],
+        "model": swap(b"imatrix\x10", b"model--\x10"),
+        "other": swap(b"attn_q.weight.counts", b"attn_k.weight.counts"),
+        "nan": swap(np.float32(16).tobytes(), np.float32("nan").tobytes()),
+        "negative": swap(np.float32(16).tobytes(), np.float32(-16).tobytes()),
+        "idle": lambda data: data[:-64] + bytes(64),
+    })
+    # The form before GGUF, written as llama.cpp's tools did: name, calls, columns, means of squares times calls.
+    i32 = lambda *values: np.array(values, np.int32).tobytes()
+    name, values = b"blk.0.attn_q.weight", np.array([4, 8, 0], np.float32).tobytes()
+    head = i32(1, len(name)) + name
+    damaged(folder, "small.dat", head + i32(4, 3) + values + i32(2, 5) + b"a.txt", {
+        "cut": lambda data: data[:-3],
+        "bare": lambda data: data[:-13],
+        "entries": lambda data: i32(2 ** 31 - 1) + data[4:],
+        "negative": lambda data: head + i32(4, -3) + values,
+        "huge": lambda data: head + i32(4, 2 ** 31 - 1) + values,
+        "idle": lambda data: head + i32(0, 3) + values,
+    })
+
+
 write_safetensors()
 write_stored_weights()
 write_gguf()
+write_imatrix()

@@ -13,18 +13,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> command(const std::string& output) {
+std::vector<std::string> command(const std::string& method, const std::string& output) {
   const std::string data = std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart/";
-  return {RETORT_PROGRAM,  "quantize",           data + "teacher", "--scheme", "int4-g64-asym",     "--method", "gptq",
+  return {RETORT_PROGRAM,  "quantize",           data + "teacher", "--scheme", "int4-g64-asym",     "--method", method,
           "--calibration", data + "heldout.txt", "--samples",      "32",       "--sequence-length", "256",      "-o",
           output};
 }
 
-TEST(Kill, AfterALayerTheSameCommandContinuesToTheSameBytes) {
-  const fs::path directory = testing::fresh_directory("kill");
-  ASSERT_EQ(testing::run(command("whole"), directory).code, 0);
+class Kill : public ::testing::TestWithParam<std::string> {};
 
-  testing::Process process(command("killed"), directory);
+TEST_P(Kill, AfterALayerTheSameCommandContinuesToTheSameBytes) {
+  const fs::path directory = testing::fresh_directory("kill-" + GetParam());
+  ASSERT_EQ(testing::run(command(GetParam(), "whole"), directory).code, 0);
+
+  testing::Process process(command(GetParam(), "killed"), directory);
   const fs::path state = directory / ".killed.partial" / "calibration-state";
   while (!fs::exists(state / "layer-1.h5")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   process.signal(SIGKILL);
@@ -32,9 +34,11 @@ TEST(Kill, AfterALayerTheSameCommandContinuesToTheSameBytes) {
   EXPECT_FALSE(fs::exists(directory / "killed"));
   EXPECT_FALSE(fs::exists(state / "layer-5.h5")) << "it was finished before it was killed";
 
-  ASSERT_EQ(testing::run(command("killed"), directory).code, 0);
+  ASSERT_EQ(testing::run(command(GetParam(), "killed"), directory).code, 0);
   EXPECT_EQ(digest_of_path(directory / "killed"), digest_of_path(directory / "whole"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Methods, Kill, ::testing::Values("gptq", "awq"));
 
 }  // namespace
 }  // namespace retort

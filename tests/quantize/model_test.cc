@@ -48,10 +48,10 @@ class StoppingSink : public ProgressSink {
 
 class QuantizeByGptq : public ::testing::Test {
  protected:
-  static QuantizeOptions options(const std::string& scheme = "int4-g32-sym") {
+  static QuantizeOptions options(const std::string& scheme = "int4-g32-sym", const std::string& method = "gptq") {
     QuantizeOptions result;
     result.scheme = scheme;
-    result.method = "gptq";
+    result.method = method;
     result.calibration = kText;
     result.samples = 12;
     result.sequence_length = 48;
@@ -73,9 +73,10 @@ class QuantizeByGptq : public ::testing::Test {
     return quantize_model(source, path(output), chosen, context);
   }
 
-  std::string stop_after(const ModelSource& source, const std::string& output, int64_t tensors) {
+  std::string stop_after(const ModelSource& source, const std::string& output, int64_t tensors,
+                         const QuantizeOptions& chosen = options()) {
     StoppingSink sink(tensors);
-    return message_of([&] { quantize(source, output, options(), 2, &sink); });
+    return message_of([&] { quantize(source, output, chosen, 2, &sink); });
   }
 
   static std::string message_of(const std::function<void()>& call) {
@@ -165,20 +166,25 @@ TEST_F(QuantizeByGptq, EachMatrixIsSolvedWithWhatTheQuantizedModelFeedsIt) {
 
 TEST_F(QuantizeByGptq, BytesDoNotDependOnThreads) {
   const auto source = model();
-  quantize(*source, "one", options(), 1);
-  quantize(*source, "three", options(), 3);
-  EXPECT_EQ(digest_of_path(path("one")), digest_of_path(path("three")));
+  for (const std::string method : {"gptq", "awq", "awq+gptq"}) {
+    quantize(*source, "one-" + method, options("int4-g32-sym", method), 1);
+    quantize(*source, "three-" + method, options("int4-g32-sym", method), 3);
+    EXPECT_EQ(digest_of_path(path("one-" + method)), digest_of_path(path("three-" + method))) << method;
+  }
 }
 
 TEST_F(QuantizeByGptq, AStoppedRunContinuesToTheSameBytes) {
   const auto source = model();
-  quantize(*source, "whole", options());
-  for (const int64_t tensors : {3, 12, 22, 29}) {
-    const std::string name = "stopped-" + std::to_string(tensors);
-    EXPECT_THAT(stop_after(*source, name, tensors), HasSubstr("stopped"));
-    EXPECT_TRUE(fs::exists(path(name) / "calibration-state" / "layer-0.h5"));
-    quantize(*source, name, options());
-    EXPECT_EQ(digest_of_path(path(name)), digest_of_path(path("whole"))) << tensors;
+  for (const std::string method : {"gptq", "awq"}) {
+    const QuantizeOptions chosen = options("int4-g32-asym", method);
+    quantize(*source, "whole-" + method, chosen);
+    for (const int64_t tensors : {3, 12, 22, 29}) {
+      const std::string name = "stopped-" + method + std::to_string(tensors);
+      EXPECT_THAT(stop_after(*source, name, tensors, chosen), HasSubstr("stopped"));
+      EXPECT_TRUE(fs::exists(path(name) / "calibration-state" / "layer-0.h5"));
+      quantize(*source, name, chosen);
+      EXPECT_EQ(digest_of_path(path(name)), digest_of_path(path("whole-" + method))) << method << " " << tensors;
+    }
   }
 }
 

@@ -1,0 +1,139 @@
+#include "quantize/awq/folding.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "quantize/grid.h"
+
+namespace retort {
+namespace {
+
+// What computes the input of a group, element by element of it.
+Role role_before(Input input) {
+  switch (input) {
+    case Input::kAttentionNorm: return Role::kAttentionNorm;
+    case Input::kAttention: return Role::kValue;
+    case Input::kFfnNorm: return Role::kFfnNorm;
+    default: return Role::kUp;
+  }
+}
+
+bool is_norm(Role role) { return role == Role::kAttentionNorm || role == Role::kFfnNorm; }
+
+// The row of the operation before that each column reads.
+ColumnChannels channels_of(const ModelConfig& config, Input input) {
+  ColumnChannels channels;
+  if (input != Input::kAttention) return channels;
+  const int64_t queries = config.heads / config.kv_heads;  // that share a key-value head
+  for (int64_t column = 0; column < config.query_size(); ++column)
+    channels.push_back(column / config.head_dim / queries * config.head_dim + column % config.head_dim);
+  return channels;
+}
+
+bool has_own_scales(const Scheme& scheme) { return scheme.granularity != Granularity::kTensor; }
+
+class Folder {
+ public:
+  Folder(const InputGroup& group, SolvedLayer& solved)
+      : group_(group),
+        config_(group.source.config()),
+        solved_(solved),
+        before_(role_before(group.input)),
+        channels_(channels_of(config_, group.input)) {}
+
+  const ColumnChannels& channels() const { return channels_; }
+
+  bool possible() const {
+    size_t readers = 0;
+    for (const TensorRule& rule : config_.family->tensors) readers += rule.input == group_.input;
+    if (group_.tasks.size() != readers) return false;
+    if (!std::ranges::all_of(group_.tasks, [](const MatrixTask& task) { return has_own_scales(task.scheme); }))
+      return false;
+    if (is_norm(before_)) return true;
+    const auto matrix = solved_.matrices.find(name_before(Part::kWeight));
+    return matrix != solved_.matrices.end() && matrix->second.matrix && has_own_scales(matrix->second.matrix->scheme);
+  }
+
+  // False, and nothing done, where f16 cannot hold the divided scales of the matrix before.
+  bool fold(std::span<const float> factors) {
+    const std::vector<float> rows = row_factors(factors);
+    if (is_norm(before_)) {
+      divide_vector(name_before(Part::kWeight), rows);
+      return true;
+    }
+    SolvedMatrix& matrix = solved_.matrices.at(name_before(Part::kWeight));
+    if (!divide_rows(*matrix.matrix, rows)) return false;
+    matrix.row_divisors = rows;
+    if (group_.source.find(name_before(Part::kBias))) divide_vector(name_before(Part::kBias), rows);
+    return true;
+  }
+
+ private:
+  std::string name_before(Part part) const { return tensor_name(config_, before_, group_.layer, part); }
+
+  std::vector<float> row_factors(std::span<const float> factors) const {
+    if (channels_.empty()) return {factors.begin(), factors.end()};
+    std::vector<float> rows(static_cast<size_t>(config_.kv_size()));
+    for (size_t c = 0; c < factors.size(); ++c) rows[static_cast<size_t>(channels_[c])] = factors[c];
+    return rows;
+  }
+
+  void divide_vector(const std::string& name, std::span<const float> divisors) {
+    std::vector<float> values = group_.source.read_f32(group_.source.at(name));
+    for (size_t i = 0; i < values.size(); ++i) values[i] /= divisors[i];
+    solved_.vectors[name] = std::move(values);
+  }
+
+  // The codes stay: a row's grid does not depend on its size.
+  static bool divide_rows(QuantizedMatrix& matrix, std::span<const float> divisors) {
+    const bool super = matrix.scheme.is_super_block();
+    std::vector<float> scales = super ? matrix.super.scales : matrix.scales;
+    std::vector<float> minima = super ? matrix.super.minima : matrix.minima;
+    if (!divide_by_row(scales, divisors) || !divide_by_row(minima, divisors)) return false;
+    (super ? matrix.super.scales : matrix.scales) = std::move(scales);
+    (super ? matrix.super.minima : matrix.minima) = std::move(minima);
+    if (super) expand_super_scales(matrix, 0, matrix.rows);
+    return true;
+  }
+
+  // False where rounding to f16 changes a value by more than a 256th.
+  static bool divide_by_row(std::vector<float>& values, std::span<const float> divisors) {
+    const size_t width = values.size() / divisors.size();
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float exact = values[i] / divisors[i / width];
+      values[i] = round_to_f16(exact);
+      if (!(std::abs(values[i] - exact) <= std::abs(exact) / 256)) return false;
+    }
+    return true;
+  }
+
+  const InputGroup& group_;
+  const ModelConfig& config_;
+  SolvedLayer& solved_;
+  const Role before_;
+  const ColumnChannels channels_;
+};
+
+}  // namespace
+
+std::vector<SolvedMatrix> solve_scaled(const Quantizer& quantizer, const InputGroup& group,
+                                       const SolverOptions& options, SolvedLayer& solved, Context& context) {
+  Folder folder(group, solved);
+  InputScaling scaling;
+  if (folder.possible())
+    scaling = find_input_scaling(group.tasks, group.statistics, folder.channels(), options, context);
+  if (scaling.factors.empty()) return quantizer.solve(group.tasks, &group.statistics, options, context);
+  std::vector<MatrixTask> tasks;
+  for (const MatrixTask& task : group.tasks) tasks.push_back(scaled(task, scaling.factors));
+  const InputStatistics statistics = divided_inputs(group.statistics, scaling.factors);
+  std::vector<SolvedMatrix> results = quantizer.solve(tasks, &statistics, options, context);
+  const bool whole = std::ranges::all_of(results, [](const SolvedMatrix& result) { return result.matrix.has_value(); });
+  if (!whole || !folder.fold(scaling.factors)) return quantizer.solve(group.tasks, &group.statistics, options, context);
+  for (SolvedMatrix& result : results) {
+    result.column_factors = scaling.factors;
+    result.details["scaling"] = scaling.ratio;
+  }
+  return results;
+}
+
+}  // namespace retort

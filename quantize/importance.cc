@@ -1,0 +1,71 @@
+// The importance of a run, and the row "imatrix" of the table of quantizers.
+#include "quantize/importance.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "quantize/calibration/importance.h"
+
+namespace retort {
+namespace {
+
+constexpr float kFloor = 1e-6f;  // of the most active column
+
+const ColumnActivity* find_activity(const ImportanceMatrix& importance, const TensorPlan& plan) {
+  const auto entry = importance.entries.find(gguf_name(*plan.rule, plan.layer));
+  return entry == importance.entries.end() ? nullptr : &entry->second;
+}
+
+void check_fit(const ImportanceMatrix& importance, std::span<const TensorPlan> plans, const std::string& label) {
+  bool any = false;
+  for (const TensorPlan& plan : plans) {
+    const ColumnActivity* activity = plan.scheme.is_dense() ? nullptr : find_activity(importance, plan);
+    if (activity == nullptr) continue;
+    any = true;
+    const auto columns = static_cast<int64_t>(activity->square_sums.size());
+    if (columns != plan.tensor->cols())
+      fail("quantize", label,
+           "the entry '" + gguf_name(*plan.rule, plan.layer) + "' has " + std::to_string(columns) + " columns, and " +
+               plan.tensor->name + " has " + std::to_string(plan.tensor->cols()),
+           "It was made with another model");
+  }
+  if (!any) fail("quantize", label, "it has no entry for any matrix of the model", "It was made with another model");
+}
+
+}  // namespace
+
+ImportanceMatrix obtain_importance(const ModelSource& source, std::span<const TensorPlan> plans,
+                                   const QuantizeOptions& options, Context& context) {
+  const bool measured = options.imatrix.empty();
+  ImportanceMatrix importance = measured ? measure_importance(source, options, context) : read_imatrix(options.imatrix);
+  if (!measured) check_fit(importance, plans, options.imatrix);
+  if (!options.save_imatrix.empty()) write_imatrix(options.save_imatrix, importance);
+  return importance;
+}
+
+std::optional<InputStatistics> input_statistics(const ImportanceMatrix& importance, const TensorPlan& plan) {
+  const ColumnActivity* activity = find_activity(importance, plan);
+  if (activity == nullptr) return std::nullopt;
+  return InputStatistics{.features = plan.tensor->cols(), .second_moment = {}, .mean_square = activity->mean_square()};
+}
+
+std::vector<float> floored_importance(std::vector<float> importance) {
+  const float most = importance.empty() ? 0.0f : *std::ranges::max_element(importance);
+  if (!(most > 0)) return {};
+  for (float& value : importance) value = std::max(value, kFloor * most);
+  return importance;
+}
+
+std::vector<SolvedMatrix> solve_imatrix(std::span<const MatrixTask> group, const InputStatistics* statistics,
+                                        const SolverOptions& options, Context& context) {
+  if (statistics == nullptr) return solve_rtn(group, nullptr, options, context);
+  const std::vector<float> importance = floored_importance(statistics->mean_square);
+  std::vector<SolvedMatrix> solved;
+  for (const MatrixTask& task : group) {
+    solved.push_back(round_to_nearest(task, importance, options.grid, context));
+    solved.back().method = "imatrix";
+  }
+  return solved;
+}
+
+}  // namespace retort
