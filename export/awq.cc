@@ -30,6 +30,7 @@ class AwqExporter : public ModuleCheckpoint {
   }
 
  protected:
+  int row_axis() const override { return 1; }
   std::vector<PackedPart> parts_of(const PlannedTensor&, QuantizedMatrix matrix) override {
     return layout_.pack(in_uniform(std::move(matrix), scheme_));
   }

@@ -22,6 +22,7 @@ class GptqExporter : public ModuleCheckpoint {
   }
 
  protected:
+  int row_axis() const override { return 1; }
   std::vector<PackedPart> parts_of(const PlannedTensor&, QuantizedMatrix matrix) override {
     activation_order_ = activation_order_ || !groups_in_order(matrix);
     return layout_.pack(in_uniform(std::move(matrix), scheme_));

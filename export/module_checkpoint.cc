@@ -80,8 +80,13 @@ void ModuleCheckpoint::write(const PlannedTensor& planned) {
     return stream_dense(source_, tensor, *planned.dense,
                         [&](std::span<const std::byte> bytes) { weights_->append(bytes); });
   }
-  for (const PackedPart& part : parts_of(planned, source_.read_quantized(tensor)))
-    weights_->add(module_name(planned) + "." + std::string(part.name), part.dtype, part.shape, part.bytes);
+  const auto pack = [&](QuantizedMatrix rows, int64_t) { return parts_of(planned, std::move(rows)); };
+  const auto begin = [&](const PackedPart& part) {
+    weights_->begin(module_name(planned) + "." + std::string(part.name), part.dtype, part.shape);
+  };
+  stream_packed(source_, tensor,
+                {.multiple = row_axis() < 0 ? tensor.rows() : 32, .row_axis = std::max(row_axis(), 0), .pack = pack},
+                {begin, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }});
 }
 
 void ModuleCheckpoint::finish() {

@@ -31,7 +31,10 @@ class ModuleCheckpoint : public ArtifactWriter {
 
  protected:
   explicit ModuleCheckpoint(const ModelSource& source) : source_(source) {}
-  // The tensors of one matrix, named without the module.
+  // Along which axis of two-dimensional parts the rows of the matrix lie: they are then made and joined a run of 32 rows
+  // or several at a time. Below 0: parts_of needs the whole matrix.
+  virtual int row_axis() const { return -1; }
+  // The tensors of one matrix, or of a run of its rows, named without the module.
   virtual std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) = 0;
   // Called when all tensors are written: adds to config.json, and writes other files.
   virtual void describe(Json& config) = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/pack/bit_rows.h"
 #include "core/pack/bit_stream.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
@@ -30,21 +31,34 @@ std::vector<int32_t> group_index(const QuantizedMatrix& m) {
   return index;
 }
 
+// [words of a row, rows]: every row packed by itself, then turned a cache line of words at a time.
+std::vector<uint32_t> pack_codes(const QuantizedMatrix& m) {
+  const int64_t words = words_for(m.cols, m.scheme.bits);
+  std::vector<uint32_t> packed(static_cast<size_t>(words * m.rows)), tile(static_cast<size_t>(words * kTile));
+  for (int64_t first = 0; first < m.rows; first += kTile) {
+    const int64_t count = std::min(kTile, m.rows - first);
+    for (int64_t r = 0; r < count; ++r)
+      pack_row(std::span(m.codes).subspan(static_cast<size_t>((first + r) * m.cols), static_cast<size_t>(m.cols)),
+               m.scheme.bits, reinterpret_cast<uint8_t*>(tile.data() + r * words));
+    for (int64_t w = 0; w < words; ++w)
+      for (int64_t r = 0; r < count; ++r)
+        packed[static_cast<size_t>(w * m.rows + first + r)] = tile[static_cast<size_t>(r * words + w)];
+  }
+  return packed;
+}
+
 std::vector<PackedPart> pack(const QuantizedMatrix& m, uint32_t zero_offset) {
   const int bits = m.scheme.bits;
   const int64_t rows = m.rows, groups = m.groups();
   const int64_t code_words = words_for(m.cols, bits), zero_words = words_for(rows, bits);
-  std::vector<uint32_t> codes(static_cast<size_t>(code_words * rows)), zeros(static_cast<size_t>(groups * zero_words));
+  std::vector<uint32_t> zeros(static_cast<size_t>(groups * zero_words));
   std::vector<uint16_t> scales(static_cast<size_t>(groups * rows));
-  for_tiles(rows, m.cols, [&](int64_t r, int64_t c) {
-    BitStream{codes.data() + r, rows, bits}.put(c, m.codes[static_cast<size_t>(r * m.cols + c)]);
-  });
   for_tiles(rows, groups, [&](int64_t r, int64_t g) {
     BitStream{zeros.data() + g * zero_words, 1, bits}.put(r, m.zero(r, g) - zero_offset);
     scales[static_cast<size_t>(g * rows + r)] = f32_to_f16(m.scales[static_cast<size_t>(r * groups + g)]);
   });
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("qweight", DType::kI32, {code_words, rows}, codes));
+  parts.push_back(make_part("qweight", DType::kI32, {code_words, rows}, pack_codes(m)));
   parts.push_back(make_part("qzeros", DType::kI32, {groups, zero_words}, zeros));
   parts.push_back(make_part("scales", DType::kF16, {groups, rows}, scales));
   parts.push_back(make_part("g_idx", DType::kI32, {m.cols}, group_index(m)));
