@@ -1,0 +1,53 @@
+"""GPTQModel loads what `retort export --format gptq` and `--format awq` write and computes what we compute.
+
+It has an environment of its own, which setup_gptqmodel.sh makes; without it the test is skipped, with the exit code 77."""
+import os
+import sys
+import unittest
+
+SKIPPED = 77
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it refuses machines with few cores without this
+try:
+    from gptqmodel import BACKEND, GPTQModel
+except ImportError:
+    print("SKIPPED: GPTQModel is not installed; tests/clients/setup_gptqmodel.sh does that", file=sys.stderr)
+    sys.exit(SKIPPED)
+
+import numpy as np
+import torch
+
+import common
+
+TOLERANCE = 2e-2  # of the largest logit: its CPU kernels round activations to 16 bit
+
+
+class Loaded(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = common.workspace(cls)
+
+    def check(self, format, scheme):
+        model = common.quantized(common.TEACHER, self.dir / f"{scheme}-{format}", scheme)
+        directory = common.exported(model, self.dir / f"{scheme}.{format}", "--format", format)
+        loaded = GPTQModel.load(str(directory), device="cpu", backend=BACKEND.TORCH)
+        ids = common.tokenize(model, common.PROMPT)
+        with torch.no_grad():
+            theirs = loaded.model(torch.tensor([ids])).logits[0].float().numpy()
+        ours = common.logits(model, ids)
+        difference = np.abs(theirs - ours).max() / np.abs(ours).max()
+        print(f"{format} {scheme}: largest difference {difference:.1e} of the largest logit", file=sys.stderr)
+        self.assertLess(difference, TOLERANCE)
+
+    def test_gptq(self):
+        for scheme in ("int4-g128-sym", "int4-g32-asym", "int8-g64-sym"):
+            with self.subTest(scheme=scheme):
+                self.check("gptq", scheme)
+
+    def test_awq(self):
+        for scheme in ("int4-g128-sym", "int4-g32-asym", "int4-channel-sym"):
+            with self.subTest(scheme=scheme):
+                self.check("awq", scheme)
+
+
+if __name__ == "__main__":
+    unittest.main()
