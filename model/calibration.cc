@@ -11,6 +11,9 @@
 namespace retort {
 namespace {
 
+// Bytes per token wanted above which a text is not tokenized whole: that would take longer than all the rest.
+constexpr int64_t kLargeText = 32;
+
 int64_t window_length(const ModelConfig& config, int64_t asked, std::string_view operation) {
   if (asked < 0 || asked > config.context_length)
     fail_usage(
@@ -19,26 +22,62 @@ int64_t window_length(const ModelConfig& config, int64_t asked, std::string_view
   return asked > 0 ? asked : std::min<int64_t>(512, config.context_length);
 }
 
+// The first `length` tokens of the text from `begin` on, fewer where it ends before.
+std::vector<int32_t> tokens_from(const Tokenizer& tokenizer, std::string_view text, size_t begin, int64_t length) {
+  const auto wanted = static_cast<size_t>(length);
+  for (size_t bytes = 8 * wanted;; bytes *= 2) {
+    const std::string_view piece = text.substr(begin, bytes);
+    std::vector<int32_t> ids = tokenizer.encode(piece);
+    // The last tokens of a piece that was cut need not be those of the text.
+    if (ids.size() < wanted + 16 && begin + piece.size() < text.size()) continue;
+    ids.resize(std::min(ids.size(), wanted));
+    return ids;
+  }
+}
+
+// Windows that begin with the first line at or behind evenly spread places.
+std::vector<int32_t> spread_windows(const Tokenizer& tokenizer, std::string_view text, int64_t windows,
+                                    int64_t length) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < windows; ++i) {
+    const size_t place = text.size() / static_cast<size_t>(windows) * static_cast<size_t>(i);
+    const size_t line = place == 0 ? 0 : text.find('\n', place) + 1;  // 0 when there is none
+    const std::vector<int32_t> window = tokens_from(tokenizer, text, std::max(line, place), length);
+    if (static_cast<int64_t>(window.size()) == length) ids.insert(ids.end(), window.begin(), window.end());
+  }
+  return ids;
+}
+
+// Evenly spread windows of the text tokenized whole.
+std::vector<int32_t> whole_windows(const Tokenizer& tokenizer, std::string_view text, int64_t windows, int64_t length) {
+  const std::vector<int32_t> all = tokenizer.encode(text);
+  const int64_t available = static_cast<int64_t>(all.size()) / length;
+  std::vector<int32_t> ids;
+  for (int64_t i = 0, taken = std::min(windows, available); i < taken; ++i) {
+    const auto first = all.begin() + i * available / taken * length;
+    ids.insert(ids.end(), first, first + length);
+  }
+  return ids;
+}
+
 }  // namespace
 
 at::Tensor calibration_windows(const ModelSource& source, const std::string& path, int64_t samples, int64_t length,
                                std::string_view operation) {
   if (samples < 1) fail_usage(operation, "--samples", "at least one is needed");
   length = window_length(source.config(), length, operation);
-  const std::vector<int32_t> ids = source.tokenizer()->encode(read_corpus(path));
-  const int64_t available = static_cast<int64_t>(ids.size()) / length, windows = std::min(samples, available);
-  if (windows == 0)
-    fail(operation, path,
-         "it has " + std::to_string(ids.size()) + " tokens, less than one window of " + std::to_string(length),
+  const auto tokenizer = source.tokenizer();
+  const std::string text = read_corpus(path);
+  const bool large = static_cast<int64_t>(text.size()) / kLargeText / length >= samples;
+  const std::vector<int32_t> ids = (large ? spread_windows : whole_windows)(*tokenizer, text, samples, length);
+  if (ids.empty())
+    fail(operation, path, "it is less than one window of " + std::to_string(length) + " tokens",
          "Give a longer text or a shorter --sequence-length");
   const auto highest = std::ranges::max_element(ids);
   if (*highest >= source.config().vocab_size)
     fail(operation, source.path().string(),
          "its tokenizer gives the id " + std::to_string(*highest) + ", above the vocabulary of the model");
-  at::Tensor result = at::empty({windows, length}, at::kLong);
-  int64_t* out = result.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0; i < windows; ++i) out = std::copy_n(ids.begin() + i * available / windows * length, length, out);
-  return result;
+  return at::tensor(at::ArrayRef<int32_t>(ids), at::kLong).view({-1, length});
 }
 
 }  // namespace retort

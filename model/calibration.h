@@ -11,9 +11,10 @@
 
 namespace retort {
 
-// Token ids [windows, length], int64 on the CPU: the text at `path` (read_corpus), tokenized once and whole, cut into
+// Token ids [windows, length], int64 on the CPU: the text at `path` (read_corpus), tokenized whole and cut into
 // windows of `length` tokens (0: min(512, the model's context length)), of which at most `samples`, evenly spread
-// over the text, are taken. A text shorter than one window and a length beyond the context are Errors of `operation`.
+// over the text, are taken. Of a text much larger than what is taken, only `samples` evenly spread places are
+// tokenized: each window then begins with a line. A text shorter than one window and a length beyond the context are Errors of `operation`.
 at::Tensor calibration_windows(const ModelSource& source, const std::string& path, int64_t samples, int64_t length,
                                std::string_view operation);
 
