@@ -52,7 +52,7 @@ void measure(int64_t features, int64_t rows, int64_t tokens) {
                           [&](int64_t first, int64_t count, std::span<float> out) {
                             std::copy_n(values + first * features, count * features, out.data());
                           }};
-    print(scheme, n * n * m, cpu_seconds([&] { run_gptq({&task, 1}, factor, context); }), peak);
+    print(scheme, n * n * m, cpu_seconds([&] { run_gptq({&task, 1}, factor, {}, context); }), peak);
     print((std::string(scheme) + " by rtn").c_str(), n * m, cpu_seconds([&] {
             solve_rtn({&task, 1}, nullptr, {}, context);
           }),

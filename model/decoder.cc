@@ -8,11 +8,11 @@ namespace retort {
 namespace {
 
 // RMSNorm (arXiv:1910.07467) in at least float32 whatever the type of the weights, rounded before the gain is
-// applied: the order of operations of transformers.
+// applied: the order of operations of transformers. A residual stream may be wider than the weights.
 at::Tensor rms_norm(const ModelConfig& config, const at::Tensor& input, const at::Tensor& gain) {
   const at::Tensor wide = input.to(at::promote_types(input.scalar_type(), at::kFloat));
   const at::Tensor scale = (wide.square().mean(-1, /*keepdim=*/true) + config.norm_eps).rsqrt();
-  return gain * (wide * scale).to(input.scalar_type());
+  return gain * (wide * scale).to(gain.scalar_type());
 }
 
 at::Tensor project(const RoleTensors& weights, Role role, const at::Tensor& input) {

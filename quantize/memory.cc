@@ -10,7 +10,9 @@ namespace {
 
 constexpr uint64_t kFloat = sizeof(float);
 constexpr uint64_t kWriterBuffers = uint64_t{20} << 20;  // of the tensors' file, and small things
-constexpr uint64_t kTorchPages = uint64_t{96} << 20;     // code and tables that LibTorch touches when it first works
+// Code and tables that LibTorch touches when it first works, and for each thread the arena of the allocator and the
+// buffers in which the matrix products of this CPU lay out their operands.
+constexpr uint64_t kTorchPages = uint64_t{128} << 20, kThreadPages = uint64_t{32} << 20;
 constexpr uint64_t kPieceBytes = (uint64_t{1} << 16) * kFloat;
 constexpr uint64_t kShardTokens = 1024, kSolverRows = 64;
 
@@ -39,8 +41,8 @@ int64_t widest_input(const ModelConfig& config) {
   return std::max({config.hidden_size, config.query_size(), config.ffn_size});
 }
 
-// A layer in float32 with its codes, the text's states at its entrance and on their way, H and its factor, and what
-// each thread works with.
+// A layer in float32 with its codes, the text's states at its entrance and on their way, H, its factor and H damped,
+// and what each thread works with.
 uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                  uint64_t threads) {
   const ModelConfig& config = source.config();
@@ -48,17 +50,23 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
       options.sequence_length > 0 ? options.sequence_length : std::min<int64_t>(512, config.context_length);
   const int64_t wide = widest_input(config),
                 projected = std::max(3 * config.ffn_size, 3 * (config.query_size() + 2 * config.kv_size()));
+  const bool follows = options.aim == "float";
+  const uint64_t value = options.precision == "bf16" ? 2 : kFloat, walks = follows ? 2 : 1;
   uint64_t layer = 0, matrix = 0;
   for (const TensorPlan& plan : plans) {
-    if (plan.layer == 0) layer += bytes(plan.tensor->elements(), kFloat + 2);
+    if (plan.layer == 0) layer += bytes(plan.tensor->elements(), (follows ? 2 * kFloat : kFloat + 2) + 2);
     if (plan.layer == 0) matrix = std::max(matrix, bytes(plan.tensor->elements(), kFloat));
   }
   // The residual stream, and the inputs of two groups of matrices: those just used and those that come of them.
-  const uint64_t states = bytes(options.samples * length * (2 * config.hidden_size + wide), kFloat);
-  const uint64_t moments = (find_quantizer(options.method).scales_inputs ? 4 : 3) * bytes(wide * wide, kFloat);
+  const int64_t tokens = options.samples * length;
+  const uint64_t lags = follows ? bytes(tokens * config.hidden_size, kFloat) : 0;
+  const uint64_t states =
+      walks * (bytes(tokens * config.hidden_size, kFloat) + bytes(tokens * (config.hidden_size + wide), value)) + lags;
+  const uint64_t matrices = 3 + (find_quantizer(options.method).scales_inputs ? 1 : 0) + (options.second_pass ? 1 : 0);
+  const uint64_t moments = matrices * bytes(wide * wide, kFloat);
   const auto shard = std::max(kShardTokens, bytes(length)) * bytes(projected + 2 * config.hidden_size, kFloat);
   const uint64_t solver = 5 * kSolverRows * bytes(wide, kFloat);
-  return kTorchPages + layer + matrix + states + moments + threads * (shard + solver);
+  return kTorchPages + threads * kThreadPages + layer + walks * matrix + states + moments + threads * (shard + solver);
 }
 
 }  // namespace

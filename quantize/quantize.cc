@@ -28,6 +28,12 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
     fail_usage("quantize", "--grid", options.grid + " is not a grid search", "They are mse and max");
   if (!(options.damp >= 0 && options.damp <= 1))
     fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
+  if (options.aim != "quantized" && options.aim != "float")
+    fail_usage("quantize", "--aim", options.aim + " is not an aim", "They are quantized and float");
+  if (options.aim == "float" && options.method != "gptq")
+    fail_usage("quantize", "--aim", options.method + " does not follow the float model", "--method gptq does");
+  if (options.precision != "auto" && options.precision != "f32" && options.precision != "bf16")
+    fail_usage("quantize", "--precision", options.precision + " is not one", "They are auto, f32 and bf16");
   if (quantizer.needs_calibration && options.calibration.empty())
     fail_usage("quantize", "--calibration", std::string(quantizer.name) + " needs a text to calibrate on");
   if (quantizer.weighs_columns && options.calibration.empty() == options.imatrix.empty())
@@ -37,6 +43,14 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
   if (!quantizer.weighs_columns && !(options.imatrix + options.save_imatrix).empty())
     fail_usage("quantize", options.imatrix.empty() ? "--save-imatrix" : "--imatrix",
                std::string(quantizer.name) + " does not use importance matrices", "--method imatrix does");
+}
+
+// With what the result depends on decided: "auto" is not the same on every machine.
+QuantizeOptions decided(const QuantizeOptions& options, const Context& context) {
+  QuantizeOptions result = options;
+  const bool fast = context.device == "cpu" && __builtin_cpu_supports("avx512bf16");
+  if (result.precision == "auto") result.precision = fast ? "bf16" : "f32";
+  return result;
 }
 
 // What an earlier run left, but for the state that this one may continue from.
@@ -59,6 +73,9 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
   json["sequence_length"] = options.sequence_length;
   json["group_order"] = options.group_order;
   json["damp"] = options.damp;
+  json["second_pass"] = options.second_pass;
+  json["aim"] = options.aim;
+  json["precision"] = options.precision;
   return json;
 }
 
@@ -137,11 +154,12 @@ Json state_verdict(const QuantizeOptions& options, std::span<const TensorPlan> p
 
 }  // namespace
 
-QuantizeSummary quantize_model(const ModelSource& source, const fs::path& directory, const QuantizeOptions& options,
+QuantizeSummary quantize_model(const ModelSource& source, const fs::path& directory, const QuantizeOptions& asked,
                                Context& context) {
   const auto start = std::chrono::steady_clock::now();
-  const Quantizer& quantizer = find_quantizer(options.method);
-  check_options(options, quantizer);
+  const Quantizer& quantizer = find_quantizer(asked.method);
+  check_options(asked, quantizer);
+  const QuantizeOptions options = decided(asked, context);
   const std::vector<TensorPlan> plans = plan_tensors(source, options);
   QuantizeSummary summary;
   summary.verdict = state_verdict(options, plans, context);

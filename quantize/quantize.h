@@ -23,9 +23,12 @@ struct QuantizeOptions {
   int64_t samples = 128, sequence_length = 0;  // 0: min(512, the model's context length)
   std::string group_order = "activation";      // or "none": columns are solved as they come
   double damp = 0.01;
-  std::string target;        // --for: a program that shall load the result (targets.h); empty: any
-  bool strict = false;       // what would be a fallback, or what the target does not load, is an Error
-  std::string grid = "mse";  // or "max": as wide as the largest weight, without a search
+  std::string target;   // --for: a program that shall load the result (targets.h); empty: any
+  bool strict = false;  // what would be a fallback, or what the target does not load, is an Error
+  bool second_pass = true;
+  std::string aim = "quantized";   // or "float": outputs follow those of the float model
+  std::string precision = "auto";  // of the matrix products of the forward passes: f32 or bf16
+  std::string grid = "mse";        // or "max": as wide as the largest weight, without a search
 };
 
 struct QuantizeSummary {

@@ -36,11 +36,15 @@ struct InputStatistics {
   std::vector<float> second_moment;
   std::vector<float> mean_absolute = {};  // by feature; for methods that scale inputs
   std::vector<float> mean_square = {};    // by feature; for methods that weigh columns
+  // By matrix of the group, [rows, features]: 2 / sequences * sum of (y - W x) x^T, where y is what the matrix should
+  // give for its input x. Empty: y = W x.
+  std::vector<std::vector<float>> missing = {};
 };
 
 struct SolverOptions {
   double damp = 0.01;
   bool activation_order = false;
+  bool second_pass = false;
   GridRule grid = GridRule::kSmallestError;
 };
 

@@ -8,11 +8,10 @@ namespace retort {
 namespace {
 
 bool any_scheme(const Scheme& scheme) { return !scheme.is_dense(); }
-bool plain_scheme(const Scheme& scheme) { return !scheme.is_dense() && scheme.is_plain(); }
 
 constexpr std::array kQuantizers{
     Quantizer{.name = "rtn", .version = 2, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
-    Quantizer{.name = "gptq", .version = 2, .needs_calibration = true, .supports = plain_scheme, .solve = solve_gptq},
+    Quantizer{.name = "gptq", .version = 3, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
     Quantizer{.name = "awq",
               .version = 1,
               .needs_calibration = true,
@@ -22,7 +21,7 @@ constexpr std::array kQuantizers{
     Quantizer{.name = "awq+gptq",
               .version = 1,
               .needs_calibration = true,
-              .supports = plain_scheme,
+              .supports = any_scheme,
               .solve = solve_gptq,
               .scales_inputs = true},
     Quantizer{.name = "imatrix",

@@ -19,6 +19,13 @@
 namespace retort {
 namespace {
 
+// In the three forms that a walk needs.
+struct LayerWeights {
+  RoleTensors exact;      // float32, as the checkpoint has them
+  RoleTensors original;   // the same in the type of the forward pass
+  RoleTensors quantized;  // matrices that are solved in place of the original ones
+};
+
 class SequentialWalk : public LayerWalk {
  public:
   SequentialWalk(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
@@ -27,19 +34,23 @@ class SequentialWalk : public LayerWalk {
         config_(source.config()),
         plan_(plan),
         quantizer_(find_quantizer(options.method)),
-        solver_{.damp = options.damp, .activation_order = options.group_order == "activation"},
+        solver_{.damp = options.damp,
+                .activation_order = options.group_order == "activation",
+                .second_pass = options.second_pass},
+        follow_float_(options.aim == "float" && !quantizer_.scales_inputs),
         context_(context),
         windows_(
             calibration_windows(source, options.calibration, options.samples, options.sequence_length, "quantize")),
         state_(state, run_key(source, plan, options, windows_)) {
     placement_.device = parse_device(context.device);
+    if (options.precision == "bf16") type_ = at::kBFloat16;
   }
 
   SolvedLayer solve_layer(int64_t layer) override {
     if (auto finished = state_.load_layer(layer)) return std::move(*finished);
     const at::NoGradGuard no_grad;
     if (shards_.empty()) begin_at(layer);
-    RoleTensors weights = load_layer(source_, layer, placement_);
+    LayerWeights weights = load(layer);
     SolvedLayer solved;
     for (const Input input : {Input::kAttentionNorm, Input::kAttention, Input::kFfnNorm, Input::kFfn}) {
       step(layer, weights);
@@ -55,44 +66,82 @@ class SequentialWalk : public LayerWalk {
  private:
   // The text at the entrance of `layer`: embedded, or as an earlier run left it.
   void begin_at(int64_t layer) {
-    std::vector<at::Tensor> hidden;
-    if (layer > 0)
-      hidden = state_.load_hidden(layer - 1);
-    else
-      hidden = embedded_shards(source_, windows_);
-    for (const at::Tensor& states : hidden) shards_.push_back({states.to(placement_.device), {}, Input::kNone});
+    const std::vector<at::Tensor> hidden =
+        layer > 0 ? state_.load_hidden(layer - 1) : embedded_shards(source_, windows_);
+    const size_t walks = follow_float_ ? 2 : 1, kept = layer > 0 ? walks : 1, shards = hidden.size() / kept;
+    for (size_t i = 0; i < shards * walks; ++i)
+      (i < shards ? shards_ : float_shards_)
+          .push_back({hidden[i % hidden.size()].to(placement_.device), {}, Input::kNone});
   }
 
-  void step(int64_t layer, const RoleTensors& weights) {
+  LayerWeights load(int64_t layer) const {
+    LayerWeights weights;
+    weights.exact = weights.original = load_layer(source_, layer, placement_);
+    for (const TensorRule& rule : config_.family->tensors) {
+      at::Tensor& tensor = weights.original(rule.role, rule.part);
+      if (tensor.defined()) tensor = tensor.to(type_);
+    }
+    weights.quantized = weights.original;
+    return weights;
+  }
+
+  void step(int64_t layer, const LayerWeights& weights) {
     run_shards(context_, static_cast<int64_t>(shards_.size()), [&](int64_t i) {
       const at::NoGradGuard no_grad;
-      layer_step(config_, layer, weights, shards_[static_cast<size_t>(i)]);
+      layer_step(config_, layer, weights.quantized, shards_[static_cast<size_t>(i)]);
+      if (follow_float_) layer_step(config_, layer, weights.original, float_shards_[static_cast<size_t>(i)]);
     });
     // States of one size leave holes that those of the next size do not fill. Giving them back takes time.
     if (context_.memory_limit != 0) malloc_trim(0);
   }
 
-  void solve_group(int64_t layer, Input input, RoleTensors& weights, SolvedLayer& solved) {
+  void solve_group(int64_t layer, Input input, LayerWeights& weights, SolvedLayer& solved) {
     std::vector<MatrixTask> tasks;
     std::vector<Role> roles;
     for (const TensorPlan& plan : plan_) {
       if (plan.layer != layer || plan.rule->input != input || plan.scheme.is_dense()) continue;
-      tasks.push_back(task_of(plan, weights(plan.rule->role)));
+      tasks.push_back(task_of(plan, weights.exact(plan.rule->role)));
       roles.push_back(plan.rule->role);
     }
     if (tasks.empty()) return;
     std::vector<at::Tensor> inputs;
     for (const LayerState& shard : shards_) inputs.push_back(shard.input);
     InputStatistics statistics = second_moment(inputs, windows_.size(0), context_);
+    if (follow_float_) statistics.missing = missing(input, inputs, weights, roles);
     if (quantizer_.scales_inputs) statistics.mean_absolute = mean_absolute(inputs, context_);
     std::vector<SolvedMatrix> results =
         quantizer_.scales_inputs
             ? solve_scaled(quantizer_, {source_, layer, input, tasks, statistics}, solver_, solved, context_)
             : quantizer_.solve(tasks, &statistics, solver_, context_);
     for (size_t i = 0; i < tasks.size(); ++i) {
-      if (results[i].matrix) weights(roles[i]) = dequantized(results[i]);
+      if (results[i].matrix) weights.quantized(roles[i]) = dequantized(results[i]);
       solved.matrices.emplace(tasks[i].name, std::move(results[i]));
+      weights.exact(roles[i]).reset();
+      if (!follow_float_) weights.original(roles[i]).reset();
     }
+  }
+
+  // What the outputs W x of each matrix lack to what the float model has in their place. Matrices whose outputs are
+  // added to the residual stream make up for what the stream has lost before them, too.
+  std::vector<std::vector<float>> missing(Input input, std::span<const at::Tensor> inputs, const LayerWeights& weights,
+                                          std::span<const Role> roles) const {
+    const bool ends_in_stream = input == Input::kAttention || input == Input::kFfn;
+    std::vector<at::Tensor> lags(shards_.size());
+    run_shards(context_, static_cast<int64_t>(shards_.size()), [&](int64_t i) {
+      const at::NoGradGuard no_grad;
+      const LayerState& quantized = shards_[static_cast<size_t>(i)];
+      const LayerState& original = float_shards_[static_cast<size_t>(i)];
+      at::Tensor& lag = lags[static_cast<size_t>(i)];
+      lag = original.input - quantized.input;
+      if (ends_in_stream) lag = (original.hidden - quantized.hidden) + at::linear(lag, weights.original(roles[0]));
+    });
+    const at::Tensor moment = cross_moment(lags, inputs, windows_.size(0), context_);
+    std::vector<std::vector<float>> result;
+    for (const Role role : roles) {
+      const at::Tensor product = ends_in_stream ? moment : at::matmul(weights.exact(role).cpu(), moment);
+      result.emplace_back(product.const_data_ptr<float>(), product.const_data_ptr<float>() + product.numel());
+    }
+    return result;
   }
 
   static MatrixTask task_of(const TensorPlan& plan, const at::Tensor& weight) {
@@ -114,12 +163,13 @@ class SequentialWalk : public LayerWalk {
       dequantize_rows(matrix, first, last - first, rows);
     });
     if (!solved.column_factors.empty()) values.div_(at::tensor(solved.column_factors));
-    return values.to(placement_.device);
+    return values.to(placement_.device, type_);
   }
 
   std::vector<at::Tensor> hidden_states() const {
     std::vector<at::Tensor> hidden;
     for (const LayerState& shard : shards_) hidden.push_back(shard.hidden);
+    for (const LayerState& shard : float_shards_) hidden.push_back(shard.hidden);
     return hidden;
   }
 
@@ -128,11 +178,15 @@ class SequentialWalk : public LayerWalk {
   std::span<const TensorPlan> plan_;
   const Quantizer& quantizer_;
   SolverOptions solver_;
+  const bool follow_float_;
   Context& context_;
   at::Tensor windows_;  // ids [windows, tokens]
   WalkState state_;
   Placement placement_;
-  std::vector<LayerState> shards_;  // of the windows; empty until the first layer that is solved
+  at::ScalarType type_ = at::kFloat;  // of the matrices in a forward pass; the residual stream is in float32
+  // Of the windows, in the model quantized so far; empty until the first layer that is solved.
+  std::vector<LayerState> shards_;
+  std::vector<LayerState> float_shards_;  // the same in the original model, where it is followed
 };
 
 }  // namespace

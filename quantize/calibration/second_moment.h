@@ -18,4 +18,9 @@ InputStatistics second_moment(std::span<const at::Tensor> inputs, int64_t sequen
 // Mean of |x| by feature over the rows of all `inputs`.
 std::vector<float> mean_absolute(std::span<const at::Tensor> inputs, const Context& context);
 
+// 2 / sequences * sum of y x^T over the rows y of `left` and x of `right`, [features of left, features of right],
+// float32 on the CPU; the same for any number of threads. Both hold the same number of rows.
+at::Tensor cross_moment(std::span<const at::Tensor> left, std::span<const at::Tensor> right, int64_t sequences,
+                        const Context& context);
+
 }  // namespace retort

@@ -93,9 +93,9 @@ std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan,
                     const at::Tensor& windows) {
   const Quantizer& quantizer = find_quantizer(options.method);
   Digest digest;
-  digest.update(
-      Json{quantizer.name, quantizer.version, options.group_order, options.damp, windows.size(0), source.config().json}
-          .dump());
+  digest.update(Json{quantizer.name, quantizer.version, options.group_order, options.damp, options.second_pass,
+                     options.aim, options.precision, windows.size(0), source.config().json}
+                    .dump());
   const at::Tensor ids = windows.contiguous();
   digest.update(std::as_bytes(std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))));
   for (const TensorPlan& tensor : plan) add_tensor(digest, source, tensor);

@@ -79,6 +79,7 @@ HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOpti
     result.pivots = take_pivots(factor);
     result.feedback = factor;
     result.damp = damp;
+    if (options.second_pass) result.hessian = damped(hessian, diagonal, result.order, damp * mean);
     return result;
   }
   result.failure = "the second moment of the inputs has no Cholesky factor at any damping";

@@ -22,6 +22,7 @@ struct HessianFactor {
   std::vector<uint8_t> dead;   // by column: 1 where no input was ever other than 0
   at::Tensor feedback;         // F [n, n] float32; below the diagonal unspecified
   std::vector<float> pivots;   // by place
+  at::Tensor hessian;          // damped H in the order of the solve, for the second pass; else undefined
   double damp = 0;             // the share of the mean diagonal that was added
   std::string failure;         // not empty: there is no factor, and why
 };

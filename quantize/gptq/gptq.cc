@@ -34,7 +34,7 @@ std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask> group, const In
     for (const MatrixTask& task : group) solved.push_back(fall_back(task, factor.failure, options, context));
     return solved;
   }
-  std::vector<GptqResult> results = run_gptq(group, factor, context);
+  std::vector<GptqResult> results = run_gptq(group, factor, statistics->missing, context);
   for (size_t i = 0; i < group.size(); ++i)
     solved.push_back(finish(std::move(results[i]), group[i], factor, options, context));
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;

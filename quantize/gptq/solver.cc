@@ -15,22 +15,26 @@ namespace retort {
 namespace {
 
 constexpr int64_t kBlock = 128;
+constexpr int kSweeps = 4;
 
 // Up to kSolverRows rows of one matrix. All tensors are [columns in the order of the solve, kSolverRows]: a column
 // lies together, and rows are what the vector units work on side by side.
 class RowShard {
  public:
-  RowShard(const MatrixTask& task, const HessianFactor& factor, const std::optional<Grid>& tensor_grid, int64_t first,
-           GptqResult& result)
+  RowShard(const MatrixTask& task, const HessianFactor& factor, const std::optional<Grid>& tensor_grid,
+           std::span<const float> missing, int64_t first, GptqResult& result)
       : task_(task),
         factor_(factor),
         tensor_grid_(tensor_grid),
+        missing_(missing),
         first_(first),
         result_(result),
         fitter_(task.scheme),
         rows_(std::min(kSolverRows, task.rows - first)),
         group_(task.scheme.group_size(task.cols)),
-        static_(!std::ranges::is_sorted(factor.order) || group_ == task.cols),
+        unit_(task.scheme.unit_size(task.cols)),
+        levels_{static_cast<float>(task.scheme.max_code()), levels_of(task.scheme.book).data()},
+        static_(!std::ranges::is_sorted(factor.order) || unit_ == task.cols),
         grids_(static_cast<size_t>(task.scheme.groups(task.cols))),
         codes_(static_cast<size_t>(kBlock * kSolverRows)) {}
 
@@ -45,6 +49,7 @@ class RowShard {
       working_.slice(0, end).addmm_(factor_.feedback.slice(0, begin, end).slice(1, end).t(),
                                     error_.slice(0, begin, end));
     }
+    if (scales_finite_ && factor_.hessian.defined()) objective = polish();
     return scales_finite_;
   }
 
@@ -54,7 +59,9 @@ class RowShard {
     const std::span values(rows.mutable_data_ptr<float>(), static_cast<size_t>(rows_ * task_.cols));
     task_.read(first_, rows_, values);
     if (!all_finite(values)) return false;
-    original_ = rows.t().index_select(0, at::tensor(factor_.order)).contiguous();
+    original_ = in_order(rows);
+    if (!missing_.empty()) original_ += correction();
+    if (!missing_.empty() && !at::isfinite(original_).all().item<bool>()) return false;
     for (int64_t place = 0; place < task_.cols; ++place)
       if (factor_.dead[static_cast<size_t>(factor_.order[static_cast<size_t>(place)])]) original_[place].zero_();
     working_ = original_.clone();
@@ -62,15 +69,33 @@ class RowShard {
     return true;
   }
 
-  // Blocks do not straddle the start of a group, so that its grid can see all the feedback that it should.
+  // [kSolverRows, columns of the matrix] -> [columns in the order of the solve, kSolverRows]
+  at::Tensor in_order(const at::Tensor& rows) const {
+    return rows.t().index_select(0, at::tensor(factor_.order)).contiguous();
+  }
+
+  // missing H^-1 by H = F diag(pivots) F^T.
+  at::Tensor correction() const {
+    at::Tensor rows = at::zeros({kSolverRows, task_.cols}, at::kFloat);
+    std::ranges::copy(
+        missing_.subspan(static_cast<size_t>(first_ * task_.cols), static_cast<size_t>(rows_ * task_.cols)),
+        rows.mutable_data_ptr<float>());
+    const at::Tensor pivots = at::from_blob(const_cast<float*>(factor_.pivots.data()), {task_.cols, 1}, at::kFloat);
+    const at::Tensor half = at::linalg_solve_triangular(factor_.feedback, in_order(rows), /*upper=*/true,
+                                                        /*left=*/true, /*unitriangular=*/true);
+    return at::linalg_solve_triangular(factor_.feedback.t(), half / pivots, /*upper=*/false, /*left=*/true,
+                                       /*unitriangular=*/true);
+  }
+
+  // Blocks do not straddle the start of a unit, so that its grids can see all the feedback that they should.
   int64_t block_end(int64_t begin) const {
     if (static_) return std::min(begin + kBlock, task_.cols);
-    if (group_ <= kBlock) return std::min(begin + kBlock / group_ * group_, task_.cols);
-    return std::min(begin + kBlock, (begin / group_ + 1) * group_);
+    if (unit_ <= kBlock) return std::min(begin + kBlock / unit_ * unit_, task_.cols);
+    return std::min(begin + kBlock, (begin / unit_ + 1) * unit_);
   }
 
   // The weights as GPTQ has them when it reaches place `begin`: each later column corrected on the supposition that
-  // those between are free to move too, X = D F'^-1 for the plain sums of feedback D and the group's part F' of F.
+  // those between are free to move too, X = D F'^-1 for the plain sums of feedback D and the unit's part F' of F.
   at::Tensor compensated(int64_t begin, int64_t end) const {
     const at::Tensor original = original_.slice(0, begin, end);
     if (begin == 0) return original;
@@ -79,37 +104,43 @@ class RowShard {
                                                   /*upper=*/false, /*left=*/true, /*unitriangular=*/true);
   }
 
-  // `weights` [columns of the group, kSolverRows].
-  void fit_grids(int64_t group, const at::Tensor& weights, std::span<const float> importance) {
+  // `weights` [columns of the unit, kSolverRows].
+  void fit_grids(int64_t unit, const at::Tensor& weights, std::span<const float> importance) {
     const at::Tensor rows = weights.t().contiguous();
-    GridRows& grids = grids_[static_cast<size_t>(group)];
     for (int64_t row = 0; row < rows_; ++row) {
       const std::span values(rows.const_data_ptr<float>() + row * rows.size(1), static_cast<size_t>(rows.size(1)));
-      const Grid grid = tensor_grid_ ? *tensor_grid_ : fitter_.fit(values, importance);
-      scales_finite_ = scales_finite_ && std::isfinite(grid.scale);
-      grids.scale[row] = grid.scale;
-      grids.inverse[row] = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
-      grids.zero[row] = grid.zero;
-      store_grid(row, group, grid);
+      UnitGrids grids;
+      if (tensor_grid_)
+        grids.groups[0] = *tensor_grid_;
+      else
+        fitter_.fit_unit(values, importance, grids);
+      take_grids(row, unit, grids);
+      store_grids(grids, first_ + row, unit, result_.matrix);
     }
   }
 
-  void store_grid(int64_t row, int64_t group, const Grid& grid) {
-    const auto index = static_cast<size_t>((first_ + row) * result_.matrix.groups() + group);
-    result_.matrix.scales[index] = grid.scale;
-    if (!result_.matrix.zeros.empty()) result_.matrix.zeros[index] = grid.zero;
+  void take_grids(int64_t row, int64_t unit, const UnitGrids& grids) {
+    for (int64_t i = 0; i < unit_ / group_; ++i) {
+      const Grid& grid = grids.groups[static_cast<size_t>(i)];
+      GridRows& rows = grids_[static_cast<size_t>(unit * (unit_ / group_) + i)];
+      scales_finite_ = scales_finite_ && std::isfinite(grid.scale);
+      rows.scale[row] = grid.scale;
+      rows.inverse[row] = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
+      rows.zero[row] = grid.zero;
+      rows.minimum[row] = grid.minimum;
+    }
   }
 
   void fit_static_grids() {
     std::vector<int64_t> place(factor_.order.size());
     for (size_t i = 0; i < place.size(); ++i) place[static_cast<size_t>(factor_.order[i])] = static_cast<int64_t>(i);
-    std::vector<float> importance(static_cast<size_t>(group_));
-    for (int64_t first = 0; first < task_.cols; first += group_) {
-      const std::span columns(place.data() + first, static_cast<size_t>(group_));
+    std::vector<float> importance(static_cast<size_t>(unit_));
+    for (int64_t first = 0; first < task_.cols; first += unit_) {
+      const std::span columns(place.data() + first, static_cast<size_t>(unit_));
       std::ranges::transform(columns, importance.begin(),
                              [&](int64_t i) { return factor_.pivots[static_cast<size_t>(i)]; });
       const at::Tensor index = at::tensor(at::ArrayRef<int64_t>(columns.data(), columns.size()));
-      fit_grids(first / group_, original_.index_select(0, index), importance);
+      fit_grids(first / unit_, original_.index_select(0, index), importance);
     }
   }
 
@@ -120,11 +151,11 @@ class RowShard {
     float* error = error_.mutable_data_ptr<float>();
     const float* feedback = factor_.feedback.const_data_ptr<float>();
     for (int64_t place = begin; place < end; ++place) {
-      if (!static_ && place % group_ == 0) start_group(place);
+      if (!static_ && place % unit_ == 0) start_unit(place);
       const int64_t at = place * kSolverRows, column = factor_.order[static_cast<size_t>(place)];
       uint8_t* codes = codes_.data() + (place - begin) * kSolverRows;
       const float miss = round_column(working + at, original + at, grids_[static_cast<size_t>(column / group_)],
-                                      task_.scheme.max_code(), error + at, codes);
+                                      levels_, error + at, codes);
       objective += static_cast<double>(miss) * factor_.pivots[static_cast<size_t>(place)];
       feed_back(feedback + place * task_.cols + place + 1, error + at, end - place - 1, working + at + kSolverRows);
     }
@@ -132,10 +163,57 @@ class RowShard {
     return objective;
   }
 
-  void start_group(int64_t begin) {
-    const int64_t end = begin + group_;
-    fit_grids(begin / group_, compensated(begin, end),
-              std::span(factor_.pivots).subspan(static_cast<size_t>(begin), static_cast<size_t>(group_)));
+  void start_unit(int64_t begin) {
+    const int64_t end = begin + unit_;
+    fit_grids(begin / unit_, compensated(begin, end),
+              std::span(factor_.pivots).subspan(static_cast<size_t>(begin), static_cast<size_t>(unit_)));
+  }
+
+  // The second pass. `working_` becomes the gradient H E; returns the objective.
+  double polish() {
+    at::mm_out(working_, factor_.hessian, error_);
+    bool changed = true;
+    for (int sweep = 0; changed && sweep < kSweeps; ++sweep) {
+      changed = false;
+      for (int64_t begin = 0; begin < task_.cols; begin += kBlock) {
+        const int64_t end = std::min(begin + kBlock, task_.cols);
+        const at::Tensor change = at::zeros({end - begin, kSolverRows}, at::kFloat);
+        if (!polish_block(begin, end, change.mutable_data_ptr<float>())) continue;
+        changed = true;
+        for (const auto& [from, to] : {std::pair{int64_t{0}, begin}, {end, task_.cols}})
+          working_.slice(0, from, to).addmm_(factor_.hessian.slice(0, from, to).slice(1, begin, end), change);
+      }
+    }
+    return (working_ * error_).sum(at::kDouble).item<double>();
+  }
+
+  // Each column in turn takes its best codes; the block's part of the gradient follows at once. `change` of the errors
+  // [columns of the block, kSolverRows]. False when no code changed.
+  bool polish_block(int64_t begin, int64_t end, float* change) {
+    float* gradient = working_.mutable_data_ptr<float>();
+    const float* original = original_.const_data_ptr<float>();
+    float* error = error_.mutable_data_ptr<float>();
+    const float* hessian = factor_.hessian.const_data_ptr<float>();
+    bool changed = false;
+    for (int64_t place = begin; place < end; ++place, change += kSolverRows) {
+      const int64_t at = place * kSolverRows, column = factor_.order[static_cast<size_t>(place)];
+      const float* row = hessian + place * task_.cols;
+      float target[kSolverRows], fresh[kSolverRows], moved = 0;
+      for (int64_t i = 0; i < kSolverRows; ++i)
+        target[i] = original[at + i] - error[at + i] + gradient[at + i] / row[place];
+      round_column(target, original + at, grids_[static_cast<size_t>(column / group_)], levels_, fresh,
+                   codes_.data() + (place - begin) * kSolverRows);
+      for (int64_t i = 0; i < kSolverRows; ++i) {
+        change[i] = fresh[i] - error[at + i];
+        moved += std::abs(change[i]);
+        error[at + i] = fresh[i];
+      }
+      if (moved == 0) continue;
+      changed = true;
+      feed_back(row + begin, change, end - begin, gradient + begin * kSolverRows);
+    }
+    if (changed) store_codes(begin, end);
+    return changed;
   }
 
   void store_codes(int64_t begin, int64_t end) {
@@ -150,10 +228,12 @@ class RowShard {
   const MatrixTask& task_;
   const HessianFactor& factor_;
   const std::optional<Grid>& tensor_grid_;
+  std::span<const float> missing_;  // [rows of the matrix, columns]; or empty
   const int64_t first_;
   GptqResult& result_;
   GridFitter fitter_;
-  const int64_t rows_, group_;
+  const int64_t rows_, group_, unit_;
+  const Levels levels_;
   const bool static_;  // grids come from the original weights
   at::Tensor original_, working_, error_;
   std::vector<GridRows> grids_;  // by group
@@ -169,7 +249,7 @@ struct ShardId {
 }  // namespace
 
 std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const HessianFactor& factor,
-                                 const Context& context) {
+                                 std::span<const std::vector<float>> missing, const Context& context) {
   prepare_torch();
   std::vector<GptqResult> results;
   std::vector<std::optional<Grid>> tensor_grids;
@@ -184,7 +264,8 @@ std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const Hessia
   run_shards(context, static_cast<int64_t>(shards.size()), [&](int64_t i) {
     const at::NoGradGuard no_grad;
     const auto [matrix, row] = shards[static_cast<size_t>(i)];
-    RowShard shard(group[matrix], factor, tensor_grids[matrix], row, results[matrix]);
+    RowShard shard(group[matrix], factor, tensor_grids[matrix],
+                   missing.empty() ? std::span<const float>{} : missing[matrix], row, results[matrix]);
     finite[static_cast<size_t>(i)] = shard.solve(objectives[static_cast<size_t>(i)]);
   });
   for (size_t i = 0; i < shards.size(); ++i) {

@@ -17,13 +17,18 @@ struct GptqResult {
 };
 
 // Columns are quantized in the order of the factor, in blocks of 128 with the feedback to later blocks applied once
-// per block. Grids (grid.h) weight a column's squared error by its pivot, which is its share in the objective:
-// - a group of columns takes its grid when its first column is reached, from weights that hold all the feedback up to
-//   there, corrections made inside the current block included (the paper's own code leaves those out);
+// per block. Grids (grid.h) are fitted by unit, a group or the groups of a super-block together, and weight a column's
+// squared error by its pivot, which is its share in the objective:
+// - a unit takes its grids when its first column is reached, from weights that hold all the feedback up to there,
+//   corrections made inside the current block included (the paper's own code leaves those out);
 // - with activation order, and where a row or a tensor is one group, grids come from the original weights; groups
 //   then still are runs of neighbouring columns of the matrix, so that every format can hold them.
+// With factor.hessian, a second pass goes over the columns until nothing changes, at most kSweeps times: each takes
+// the code that is best while all others stay (coordinate descent; arXiv:2309.01885). The objective cannot grow.
 // Each shard is rows [64 k, 64 (k + 1)) of a matrix.
+// Where a matrix should give other outputs than W x (`missing`, as in InputStatistics), the weights to quantize are
+// W + missing H^-1, which give the least squared error to these outputs.
 std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const HessianFactor& factor,
-                                 const Context& context);
+                                 std::span<const std::vector<float>> missing, const Context& context);
 
 }  // namespace retort

@@ -29,6 +29,14 @@ constexpr ParamSpec kParams[] = {
     {"save-imatrix", ParamType::kText, "", "imatrix: file to write the importance of the columns to"},
     {"damp", ParamType::kNumber, "0.01", "gptq: share of the mean diagonal that is added to it", false, false, "", 0,
      1},
+    {"second-pass", ParamType::kText, "on",
+     "gptq: go over the codes again until each is the best beside all the others", false, false, "on|off"},
+    {"aim", ParamType::kText, "quantized",
+     "gptq: outputs as the weights give them, or as in the float model, which is closer and takes longer", false, false,
+     "quantized|float"},
+    {"precision", ParamType::kText, "auto",
+     "of the matrix products while calibrating; auto: bf16 where the CPU is faster with it", false, false,
+     "auto|f32|bf16"},
     {"grid", ParamType::kText, "mse", "rtn: scales by the smallest squared error, or as wide as the largest weight",
      false, false, "mse|max"},
     {"for", ParamType::kText, "", "the program that shall load the result: says before the work whether it does", false,
@@ -49,6 +57,9 @@ QuantizeOptions read_options(const Params& params) {
   options.sequence_length = params.integer("sequence-length");
   options.group_order = params.text("group-order");
   options.damp = params.number("damp");
+  options.second_pass = params.text("second-pass") == "on";
+  options.aim = params.text("aim");
+  options.precision = params.text("precision");
   options.grid = params.text("grid");
   if (params.has("for")) options.target = params.text("for");
   options.strict = params.flag("strict");

@@ -111,25 +111,25 @@ void set_quantized(const ModelSource& artifact, int64_t layer, Input until, Role
       weights(rule.role) = all(rule.role);
 }
 
-// The input of a group of matrices in the model whose earlier matrices, and no later ones, are quantized.
-at::Tensor input_of(const ModelSource& source, const ModelSource& artifact, const at::Tensor& ids, int64_t layer,
-                    Input input, bool from_float_model) {
+// What a group of matrices is fed with in the model whose earlier matrices, and no later ones, are quantized; or in the
+// float model.
+LayerState state_at(const ModelSource& source, const ModelSource& artifact, const at::Tensor& ids, int64_t layer,
+                    Input input, bool in_float_model) {
   const ModelConfig& config = source.config();
-  at::Tensor hidden = embed(load_top(source), ids), seen;
+  LayerState state{embed(load_top(source), ids), {}, Input::kNone};
   for (int64_t i = 0; i <= layer; ++i) {
     RoleTensors weights = load_layer(source, i);
     const Input until = i < layer ? static_cast<Input>(static_cast<int>(Input::kFfn) + 1) : input;
-    if (!from_float_model) set_quantized(artifact, i, until, weights);
-    hidden = layer_forward(config, i, weights, hidden, nullptr, [&](Input at, const at::Tensor& states) {
-      if (i == layer && at == input) seen = states;
-    });
+    if (!in_float_model) set_quantized(artifact, i, until, weights);
+    do layer_step(config, i, weights, state);
+    while (state.reached != (i < layer ? Input::kNone : input));
   }
-  return seen;
+  return state;
 }
 
-// Share of the codes of `name` that differ from a solve with the given inputs.
+// Share of the codes of `name` that differ from a solve with the given inputs; `aims` empty or the outputs to have.
 double different_codes(const ModelSource& source, const ModelSource& artifact, const std::string& name,
-                       const at::Tensor& input, int64_t sequences, Context& context) {
+                       const at::Tensor& input, const at::Tensor& aims, int64_t sequences, Context& context) {
   const QuantizedMatrix stored = artifact.read_quantized(artifact.at(name));
   const ModelTensor& tensor = source.at(name);
   const MatrixTask task{
@@ -140,27 +140,88 @@ double different_codes(const ModelSource& source, const ModelSource& artifact, c
   const float* values = moment.const_data_ptr<float>();
   const InputStatistics statistics{tensor.cols(), {values, values + moment.numel()}};
   const HessianFactor factor = factor_hessian(statistics, {.activation_order = true}, context);
-  const GptqResult result = std::move(run_gptq({&task, 1}, factor, context).front());
+  std::vector<std::vector<float>> missing;
+  if (aims.defined()) {
+    const std::vector<float> weight = source.read_f32(tensor);
+    const at::Tensor matrix = at::from_blob(const_cast<float*>(weight.data()), tensor.shape, at::kFloat);
+    const at::Tensor lag = (aims - at::linear(input, matrix)).flatten(0, -2);
+    const at::Tensor product = (at::matmul(lag.t(), rows) * (2.0 / static_cast<double>(sequences))).contiguous();
+    missing.emplace_back(product.const_data_ptr<float>(), product.const_data_ptr<float>() + product.numel());
+  }
+  const GptqResult result = std::move(run_gptq({&task, 1}, factor, missing, context).front());
   double different = 0;
   for (size_t i = 0; i < stored.codes.size(); ++i) different += stored.codes[i] != result.matrix.codes[i];
   return different / static_cast<double>(stored.codes.size());
 }
 
+struct Place {
+  int64_t layer;
+  const char* name;
+  Role role;
+  Input input;
+};
+
 TEST_F(QuantizeByGptq, EachMatrixIsSolvedWithWhatTheQuantizedModelFeedsIt) {
   const auto source = model({.seed = 5});
-  quantize(*source, "out", options());
+  QuantizeOptions chosen = options();
+  chosen.second_pass = false;
+  chosen.precision = "f32";
+  quantize(*source, "out", chosen);
   const auto artifact = open_model(path("out"));
   const at::Tensor ids = calibration_windows(*source, kText, 12, 48, "test");
   ThreadPool pool(2);
   Context context{pool, silent_};
-  for (const auto& [layer, name, input] : {std::tuple{0, "model.layers.0.self_attn.o_proj.weight", Input::kAttention},
-                                           {0, "model.layers.0.mlp.down_proj.weight", Input::kFfn},
-                                           {1, "model.layers.1.self_attn.v_proj.weight", Input::kAttentionNorm},
-                                           {2, "model.layers.2.mlp.up_proj.weight", Input::kFfnNorm}}) {
-    const at::Tensor seen = input_of(*source, *artifact, ids, layer, input, false);
-    EXPECT_LT(different_codes(*source, *artifact, name, seen, 12, context), 0.005) << name;
-    const at::Tensor unseen = input_of(*source, *artifact, ids, layer, input, true);
-    EXPECT_GT(different_codes(*source, *artifact, name, unseen, 12, context), 0.01) << name;
+  for (const auto& [layer, name, role, input] :
+       {Place{0, "model.layers.0.self_attn.o_proj.weight", Role::kAttentionOutput, Input::kAttention},
+        {0, "model.layers.0.mlp.down_proj.weight", Role::kDown, Input::kFfn},
+        {1, "model.layers.1.self_attn.v_proj.weight", Role::kValue, Input::kAttentionNorm},
+        {2, "model.layers.2.mlp.up_proj.weight", Role::kUp, Input::kFfnNorm}}) {
+    const at::Tensor seen = state_at(*source, *artifact, ids, layer, input, false).input;
+    EXPECT_LT(different_codes(*source, *artifact, name, seen, {}, 12, context), 0.005) << name;
+    const at::Tensor unseen = state_at(*source, *artifact, ids, layer, input, true).input;
+    EXPECT_GT(different_codes(*source, *artifact, name, unseen, {}, 12, context), 0.01) << name;
+  }
+}
+
+TEST_F(QuantizeByGptq, WithFloatTargetsEachMatrixFollowsTheFloatModel) {
+  const auto source = model({.seed = 5});
+  QuantizeOptions chosen = options();
+  chosen.second_pass = false;
+  chosen.precision = "f32";
+  chosen.aim = "float";
+  quantize(*source, "out", chosen);
+  const auto artifact = open_model(path("out"));
+  const at::Tensor ids = calibration_windows(*source, kText, 12, 48, "test");
+  ThreadPool pool(2);
+  Context context{pool, silent_};
+  for (const auto& [layer, name, role, input] :
+       {Place{0, "model.layers.0.self_attn.o_proj.weight", Role::kAttentionOutput, Input::kAttention},
+        {1, "model.layers.1.mlp.down_proj.weight", Role::kDown, Input::kFfn},
+        {1, "model.layers.1.self_attn.v_proj.weight", Role::kValue, Input::kAttentionNorm},
+        {2, "model.layers.2.mlp.up_proj.weight", Role::kUp, Input::kFfnNorm}}) {
+    const LayerState seen = state_at(*source, *artifact, ids, layer, input, false);
+    const LayerState original = state_at(*source, *artifact, ids, layer, input, true);
+    at::Tensor aims = at::linear(original.input, load_layer(*source, layer)(role));
+    if (role == Role::kAttentionOutput || role == Role::kDown) aims += original.hidden - seen.hidden;
+    EXPECT_LT(different_codes(*source, *artifact, name, seen.input, aims, 12, context), 0.01) << name;
+    EXPECT_GT(different_codes(*source, *artifact, name, seen.input, {}, 12, context), 0.02) << name;
+  }
+}
+
+TEST_F(QuantizeByGptq, OfALargeTextOnlyPlacesAreTokenized) {
+  const auto source = model();
+  std::string text;
+  for (int line = 0; line < 20000; ++line) text += "line " + std::to_string(line) + " of a long text\n";
+  std::ofstream(path("large.txt")) << text;
+  const at::Tensor ids = calibration_windows(*source, path("large.txt").string(), 4, 40, "test");
+  ASSERT_EQ(ids.sizes(), (std::vector<int64_t>{4, 40}));
+  const auto tokenizer = source->tokenizer();
+  for (int64_t i = 0; i < 4; ++i) {
+    const size_t place = text.size() / 4 * static_cast<size_t>(i);
+    const size_t line = i == 0 ? 0 : text.find('\n', place) + 1;
+    const std::vector<int32_t> expected = tokenizer->encode(std::string_view(text).substr(line, 2000));
+    for (int64_t t = 0; t < 40; ++t)
+      EXPECT_EQ(ids[i][t].item<int64_t>(), expected[static_cast<size_t>(t)]) << i << " " << t;
   }
 }
 
