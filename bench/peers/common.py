@@ -1,0 +1,97 @@
+"""What the measurements share: the model and texts, running `retort` and the peers, and llama.cpp as an evaluator."""
+import json
+import lzma
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = pathlib.Path(os.environ.get("RETORT_DATA", ROOT.parent / "shared/data"))
+MODEL = DATA / "weights/books-5.8m"
+RETORT = pathlib.Path(os.environ.get("RETORT_PROGRAM", ROOT / "build/release/cli/retort"))
+WINDOW = 256  # the model's context
+SAMPLES = 128  # windows of calibration
+
+
+def run(command, code=(0,)):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode not in code:
+        raise SystemExit(f"{' '.join(map(str, command))} gave {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def retort(*arguments, code=(0, 3)):
+    """What --json printed; 3 is the exit code of a run that had to do something otherwise than asked."""
+    return json.loads(run([RETORT, *arguments, "--json", "--quiet"], code))
+
+
+def peer_python(name):
+    """The interpreter of a peer's environment, or None where install.sh has not made it."""
+    python = ROOT / f".deps/peers-{name}/bin/python"
+    return python if (ROOT / f".deps/peers-{name}/installed").exists() else None
+
+
+def peer(environment, *arguments):
+    """Runs peer.py there; the last line that it prints is JSON."""
+    script = pathlib.Path(__file__).with_name("peer.py")
+    return json.loads(run([peer_python(environment), script, *arguments]).strip().splitlines()[-1])
+
+
+def texts(work):
+    """(calibration, evaluation): 16 excerpts of the training books, some KiB of each of the eight books held out."""
+    work.mkdir(parents=True, exist_ok=True)
+    calibration, evaluation = work / "calibration.txt", work / "evaluation.txt"
+    if not calibration.exists():
+        with lzma.open(DATA / "text/classic-books-train/books.txt.xz", "rt", encoding="utf-8") as file:
+            books = file.read()
+        step = len(books) // 17
+        calibration.write_text("".join(books[step * i:step * i + 9000] for i in range(1, 17)), encoding="utf-8")
+    if not evaluation.exists():
+        books = sorted(path for path in (DATA / "text/books-dev").glob("*.md") if path.name != "README.md")
+        evaluation.write_text("".join(path.read_text(encoding="utf-8")[100000:109000] for path in books), encoding="utf-8")
+    return calibration, evaluation
+
+
+def divergence(model, evaluation):
+    """KL(float model || model) in nats per token, both computed in float32 by one program."""
+    result = retort("eval", model, "--reference", MODEL, "--text", evaluation, "--convention", f"windows-{WINDOW}",
+                    "--backend", "torch")
+    return result["kl_mean"]
+
+
+class LlamaCpp:
+    """KL of GGUF files against the float file, both computed by llama.cpp in its own arithmetic."""
+
+    def __init__(self, reference, ids):
+        self.windows = [ids[i:i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
+        self.reference = self.log_probabilities(reference)
+
+    def log_probabilities(self, path):
+        import llama_cpp
+        import numpy as np
+        llama = llama_cpp.Llama(model_path=str(path), n_ctx=WINDOW, n_batch=WINDOW, n_ubatch=WINDOW, logits_all=True,
+                                n_threads=1, n_threads_batch=1, type_k=0, type_v=0, flash_attn=False, verbose=False)
+        rows = []
+        for window in self.windows:
+            llama.reset()
+            llama.eval(window)
+            logits = np.array(llama.scores[:WINDOW - 1], np.float32)
+            logits -= logits.max(1, keepdims=True)
+            rows.append(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+        llama.close()
+        return rows
+
+    def divergence(self, path):
+        import numpy as np
+        sums = [(np.exp(p) * (p - q)).sum(1, dtype=np.float64) for p, q in zip(self.reference, self.log_probabilities(path))]
+        return float(np.concatenate(sums).mean())
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,121 @@
+"""KL against bits per weight for every scheme and method: JSON, a picture, and the table in docs/quantize.md.
+
+usage: bench/peers/curve.py [--work DIR] [--schemes A,B] [--methods rtn,gptq] [--max-tokens N]
+
+A pair that `retort quantize` refuses is left out with its reason. Results already in WORK/curve.json are kept, so a run
+that was stopped goes on; delete the file to measure again. Writes docs/pictures/kl_vs_bits.svg and the lines between the
+markers in docs/quantize.md."""
+import argparse
+import json
+import math
+import pathlib
+import re
+import shutil
+
+from common import MODEL, ROOT, SAMPLES, WINDOW, progress, retort, table, texts
+
+SCHEMES = ["int2-g32-asym", "int2-g64-asym", "q2_k", "q2_k_s", "int3-g32-asym", "int3-g128-sym", "q3_k", "q3_k_m",
+           "int4-g128-sym", "int4-g128-asym", "int4-g32-sym", "int4-g32-asym", "int4-channel-sym", "nf4-g64", "q4_0",
+           "q4_1", "iq4_nl", "iq4_xs", "q4_k", "q4_k_s", "q4_k_m", "q5_0", "q5_1", "q5_k", "q5_k_s", "q5_k_m", "q6_k",
+           "int8-g128-sym", "int8-channel-sym", "q8_0"]
+METHODS = ["rtn", "imatrix", "gptq", "awq", "awq+gptq"]
+COLOURS = {"rtn": "#8a8a8a", "imatrix": "#228833", "gptq": "#0b66c3", "awq": "#c3660b", "awq+gptq": "#993388"}
+BEGIN, END = "<!-- kl table: bench/peers/curve.py writes it -->", "<!-- end of the kl table -->"
+
+
+def measure(work, scheme, method, calibration, evaluation, tokens):
+    output = work / "curve-model"
+    options = [] if method == "rtn" else ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
+    try:
+        made = retort("quantize", MODEL, "--scheme", scheme, "--method", method, "--output", output, "--overwrite", *options)
+        result = retort("eval", output, "--reference", MODEL, "--text", evaluation, "--convention", f"windows-{WINDOW}",
+                        "--max-tokens", tokens, "--backend", "torch")
+    except SystemExit as refusal:
+        return {"scheme": scheme, "method": method, "refused": str(refusal).strip().splitlines()[-1]}
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    return {"scheme": scheme, "method": method, "bits": made["bits_per_weight"], "kl": result["kl_mean"],
+            "seconds": made["seconds"]}
+
+
+def picture(points):
+    """A scatter plot: bits per weight, logarithm of KL, a colour for each method."""
+    left, top, width, height = 60, 20, 760, 420
+    low = math.floor(math.log10(min(p["kl"] for p in points)))
+    high = math.ceil(math.log10(max(p["kl"] for p in points)))
+    first, last = math.floor(min(p["bits"] for p in points)), math.ceil(max(p["bits"] for p in points))
+
+    def x(bits):
+        return left + width * (bits - first) / (last - first)
+
+    def y(kl):
+        return top + height * (high - math.log10(kl)) / (high - low)
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 90} {top + height + 50}" '
+           'font-family="sans-serif" font-size="11">', '<rect width="100%" height="100%" fill="white"/>']
+    for bits in range(first, last + 1):
+        out.append(f'<path d="M{x(bits):.1f} {top}V{top + height}" stroke="#ddd"/>'
+                   f'<text x="{x(bits):.1f}" y="{top + height + 16}" text-anchor="middle">{bits}</text>')
+    for power in range(low, high + 1):
+        out.append(f'<path d="M{left} {y(10 ** power):.1f}H{left + width}" stroke="#ddd"/>'
+                   f'<text x="{left - 6}" y="{y(10 ** power) + 4:.1f}" text-anchor="end">1e{power}</text>')
+    for point in sorted(points, key=lambda p: (p["method"], p["bits"])):
+        colour = COLOURS.get(point["method"], "#000000")
+        out.append(f'<circle cx="{x(point["bits"]):.1f}" cy="{y(point["kl"]):.1f}" r="4" fill="{colour}">'
+                   f'<title>{point["scheme"]} {point["method"]}: {point["bits"]:.2f} bits, KL {point["kl"]:.5f}</title></circle>')
+    best = {}
+    for point in points:
+        if point["scheme"] not in best or point["kl"] < best[point["scheme"]]["kl"]:
+            best[point["scheme"]] = point
+    for point in best.values():
+        out.append(f'<text x="{x(point["bits"]) + 6:.1f}" y="{y(point["kl"]) + 4:.1f}" font-size="8">{point["scheme"]}</text>')
+    for i, (method, colour) in enumerate(COLOURS.items()):
+        out.append(f'<circle cx="{left + width - 60}" cy="{top + 14 + 16 * i}" r="4" fill="{colour}"/>'
+                   f'<text x="{left + width - 50}" y="{top + 18 + 16 * i}">{method}</text>')
+    out.append(f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">bits per weight</text>'
+               f'<text transform="translate(14 {top + height / 2}) rotate(-90)" text-anchor="middle">'
+               'KL to the float model, nats per token</text></svg>')
+    return "\n".join(out) + "\n"
+
+
+def docs_table(points, methods):
+    by = {(p["scheme"], p["method"]): p for p in points}
+    rows = []
+    for scheme in sorted({p["scheme"] for p in points}, key=lambda s: min(p["bits"] for p in points if p["scheme"] == s)):
+        cells = [by.get((scheme, method)) for method in methods]
+        bits = next(cell["bits"] for cell in cells if cell)
+        rows.append([f"`{scheme}`", f"{bits:.2f}"] + [f"{cell['kl']:.5f}" if cell else "" for cell in cells])
+    return table(["scheme", "bits per weight", *[f"`{m}`" for m in methods]], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/bench-peers")
+    parser.add_argument("--schemes", default=",".join(SCHEMES))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--max-tokens", type=int, default=0)
+    options = parser.parse_args()
+    calibration, evaluation = texts(options.work)
+    path = options.work / "curve.json"
+    done = json.loads(path.read_text()) if path.exists() else []
+    methods = options.methods.split(",")
+    for scheme in options.schemes.split(","):
+        for method in methods:
+            if any((p["scheme"], p["method"]) == (scheme, method) for p in done):
+                continue
+            done.append(measure(options.work, scheme, method, calibration, evaluation, options.max_tokens))
+            progress(json.dumps(done[-1]))
+            path.write_text(json.dumps(done, indent=1))
+    points = [p for p in done if "kl" in p]
+    pictures = ROOT / "docs/pictures"
+    pictures.mkdir(exist_ok=True)
+    (pictures / "kl_vs_bits.svg").write_text(picture(points))
+    (pictures / "kl_vs_bits.json").write_text(json.dumps(points, indent=1) + "\n")
+    page = ROOT / "docs/quantize.md"
+    text = page.read_text()
+    if BEGIN in text:
+        new = f"{BEGIN}\n\n{docs_table(points, methods)}\n\n{END}"
+        page.write_text(re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: new, text, flags=re.S))
+
+
+main()
