@@ -8,8 +8,8 @@
 #include <ctime>
 
 #include "core/checkpoint/model_source.h"
-#include "distill/trainer.h"
 #include "model/shards.h"
+#include "model/training/trainer.h"
 
 namespace retort {
 namespace {

@@ -9,10 +9,10 @@
 #include "core/base/context.h"
 #include "distill/distill.h"
 #include "distill/metrics.h"
-#include "distill/schedule.h"
 #include "distill/state.h"
-#include "distill/trainer.h"
 #include "distill/windows.h"
+#include "model/training/schedule.h"
+#include "model/training/trainer.h"
 
 namespace retort {
 

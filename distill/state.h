@@ -7,8 +7,8 @@
 #include <filesystem>
 
 #include "core/base/json.h"
-#include "distill/adamw.h"
 #include "distill/distill.h"
+#include "model/training/adamw.h"
 
 namespace retort {
 

@@ -11,7 +11,7 @@
 #include "core/base/digest.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
-#include "distill/memory.h"
+#include "model/training/memory.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -226,7 +226,7 @@ TEST(ShardsSideBySide, AreAsManyAsFit) {
   ThreadPool pool(4);
   ProgressSink sink;
   const auto fitting = [&](uint64_t limit) {
-    return shards_side_by_side({.fixed = 100, .per_shard = 10},
+    return shards_side_by_side({.fixed = 100, .per_shard = 10}, "distill", "Give more",
                                {.threads = pool, .progress = sink, .memory_limit = limit});
   };
   EXPECT_EQ(fitting(0), 4);

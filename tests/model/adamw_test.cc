@@ -1,5 +1,5 @@
 // AdamW against algorithm 2 of arXiv:1711.05101 in float64, element by element.
-#include "distill/adamw.h"
+#include "model/training/adamw.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "core/arch/model_config.h"
 #include "core/base/context.h"
@@ -18,7 +19,8 @@ MemoryNeed memory_need(const ModelConfig& teacher, const ModelConfig& student, i
                        int64_t chunk_tokens, int64_t text_tokens);
 
 // How many shards may run side by side: as many as there are threads, or as fit under the limit (the result is the
-// same). An Error when not even one fits.
-int64_t shards_side_by_side(const MemoryNeed& need, const Context& context);
+// same). An Error of `operation` when not even one fits.
+int64_t shards_side_by_side(const MemoryNeed& need, std::string_view operation, std::string_view remedy,
+                            const Context& context);
 
 }  // namespace retort

@@ -1,4 +1,4 @@
-#include "distill/trainer.h"
+#include "model/training/trainer.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>

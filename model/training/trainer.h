@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/base/context.h"
-#include "distill/loss.h"
-#include "distill/parameters.h"
+#include "model/training/loss.h"
+#include "model/training/parameters.h"
 
 namespace retort {
 

@@ -1,4 +1,4 @@
-#include "distill/schedule.h"
+#include "model/training/schedule.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // The chunked loss and its hand-written gradient against the formulas, computed plainly in float64.
-#include "distill/loss.h"
+#include "model/training/loss.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "distill/adamw.h"
+#include "model/training/adamw.h"
 
 #include <ATen/ATen.h>
 

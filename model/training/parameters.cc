@@ -1,4 +1,4 @@
-#include "distill/parameters.h"
+#include "model/training/parameters.h"
 
 #include <ATen/ATen.h>
 

@@ -1,5 +1,5 @@
 // Loss and gradient of a batch against autograd through the whole model with all logits in memory.
-#include "distill/trainer.h"
+#include "model/training/trainer.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "distill/loss.h"
+#include "model/training/loss.h"
 
 #include <ATen/ATen.h>
 

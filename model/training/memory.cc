@@ -1,4 +1,4 @@
-#include "distill/memory.h"
+#include "model/training/memory.h"
 
 #include <algorithm>
 
@@ -35,14 +35,15 @@ MemoryNeed memory_need(const ModelConfig& teacher, const ModelConfig& student, i
   return need;
 }
 
-int64_t shards_side_by_side(const MemoryNeed& need, const Context& context) {
+int64_t shards_side_by_side(const MemoryNeed& need, std::string_view operation, std::string_view remedy,
+                            const Context& context) {
   const int64_t threads = context.threads.size();
   if (context.memory_limit == 0) return threads;
   if (context.memory_limit < need.fixed + need.per_shard)
-    fail("distill", "--memory",
-         "the run takes about " + format_bytes(need.fixed + need.per_shard) + ", above the limit of " +
+    fail(operation, "--memory",
+         "training takes about " + format_bytes(need.fixed + need.per_shard) + ", above the limit of " +
              format_bytes(context.memory_limit),
-         "Give more, or a smaller --micro-batch-tokens");
+         remedy);
   const uint64_t fit = (context.memory_limit - need.fixed) / need.per_shard;
   return static_cast<int64_t>(std::min<uint64_t>(fit, static_cast<uint64_t>(threads)));
 }
