@@ -2,6 +2,7 @@
 #include "core/base/error.h"
 #include "quantize/calibration/importance.h"
 #include "quantize/calibration/layer_walk.h"
+#include "quantize/tune/tune.h"
 
 namespace retort {
 namespace {
@@ -30,6 +31,12 @@ std::unique_ptr<LayerWalk> make_layer_walk(const ModelSource&, std::span<const T
 
 ImportanceMatrix measure_importance(const ModelSource&, const QuantizeOptions& options, Context&) {
   refuse(options.method);
+}
+
+void check_tuning(const ModelSource&, const QuantizeOptions&, const Context&) { refuse("tuning"); }
+
+Json tune(const ModelSource&, std::span<SolvedTensor>, const QuantizeOptions&, const std::filesystem::path&, Context&) {
+  refuse("tuning");
 }
 
 }  // namespace retort

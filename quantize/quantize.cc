@@ -13,6 +13,7 @@
 #include "quantize/mixes.h"
 #include "quantize/quantizer.h"
 #include "quantize/targets.h"
+#include "quantize/tune/tune.h"
 
 namespace fs = std::filesystem;
 
@@ -43,6 +44,8 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
   if (!quantizer.weighs_columns && !(options.imatrix + options.save_imatrix).empty())
     fail_usage("quantize", options.imatrix.empty() ? "--save-imatrix" : "--imatrix",
                std::string(quantizer.name) + " does not use importance matrices", "--method imatrix does");
+  if (options.learn_rounding < 0 || options.tune_scales < 0)
+    fail_usage("quantize", options.tune_scales < 0 ? "--tune-scales" : "--learn-rounding", "steps are not negative");
 }
 
 // With what the result depends on decided: "auto" is not the same on every machine.
@@ -68,6 +71,7 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
   if (importance)
     json["importance"] = {
         {"texts", importance->texts}, {"windows", importance->windows}, {"window_tokens", importance->window_tokens}};
+  if (tunes(options)) json["learn_rounding"] = options.learn_rounding, json["tune_scales"] = options.tune_scales;
   if (!quantizer.needs_calibration) return json;
   json["samples"] = options.samples;
   json["sequence_length"] = options.sequence_length;
@@ -91,16 +95,17 @@ class Solver {
         rounding_{.grid = grid},
         context_(context) {}
 
-  void add(const TensorPlan& plan, QuantizedWriter& writer) {
+  SolvedTensor solve(const TensorPlan& plan) {
     if (walk_ && plan.layer > layer_) solved_ = walk_->solve_layer(layer_ = plan.layer);
-    if (!plan.scheme.is_dense()) return writer.add_quantized(plan, solve(plan));
+    SolvedTensor tensor{.plan = &plan};
+    if (!plan.scheme.is_dense()) tensor.solved = solve_matrix(plan);
     const auto folded = solved_.vectors.find(plan.tensor->name);
-    if (folded == solved_.vectors.end()) return writer.add_dense(plan);
-    writer.add_folded(plan, folded->second, std::string(quantizer_.name));
+    if (folded != solved_.vectors.end()) tensor.values = folded->second, tensor.changed_by = quantizer_.name;
+    return tensor;
   }
 
  private:
-  SolvedMatrix solve(const TensorPlan& plan) {
+  SolvedMatrix solve_matrix(const TensorPlan& plan) {
     const bool linear = plan.rule->input != Input::kNone;
     if (walk_ && linear) return std::move(solved_.matrices.at(plan.tensor->name));
     const MatrixTask task = task_of(source_, plan);
@@ -122,15 +127,29 @@ class Solver {
   SolvedLayer solved_;  // layer_
 };
 
-void quantize_tensors(std::span<const TensorPlan> plans, Solver& solver, QuantizedWriter& writer, Context& context) {
+void store(const SolvedTensor& tensor, QuantizedWriter& writer) {
+  if (!tensor.plan->scheme.is_dense()) return writer.add_quantized(*tensor.plan, tensor.solved);
+  if (tensor.values.empty()) return writer.add_dense(*tensor.plan);
+  writer.add_folded(*tensor.plan, tensor.values, tensor.changed_by);
+}
+
+// Tensors are stored as they are solved; those to be tuned are given back instead.
+std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, Solver solver, bool keep,
+                                           QuantizedWriter& writer, Context& context) {
+  std::vector<SolvedTensor> kept;
   context.progress.begin("quantize", static_cast<int64_t>(plans.size()), "tensors");
   int64_t done = 0;
   for (const TensorPlan& plan : plans) {
     context.check_interrupted();
-    solver.add(plan, writer);
+    SolvedTensor tensor = solver.solve(plan);
+    if (keep)
+      kept.push_back(std::move(tensor));
+    else
+      store(tensor, writer);
     context.progress.update(++done, plan.tensor->name);
   }
   context.progress.end();
+  return kept;
 }
 
 void require_as_asked(std::string_view tensor, const std::string& fallback) {
@@ -166,6 +185,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   for (const TensorPlan& plan : plans)
     if (options.strict) require_as_asked(plan.tensor->name, plan.fallback);
   require_memory(source, plans, options, context);
+  if (tunes(options)) check_tuning(source, options, context);
   const fs::path state = directory / kStateName;
   clear_directory(directory);
   std::unique_ptr<LayerWalk> walk;
@@ -173,9 +193,11 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   const GridRule grid = options.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError;
   std::optional<ImportanceMatrix> importance;
   if (quantizer.weighs_columns) importance = obtain_importance(source, plans, options, context);
-  Solver solver(source, quantizer, std::move(walk), importance, grid, context);
   QuantizedWriter writer(source, directory, context);
-  quantize_tensors(plans, solver, writer, context);
+  std::vector<SolvedTensor> kept = quantize_tensors(
+      plans, Solver(source, quantizer, std::move(walk), importance, grid, context), tunes(options), writer, context);
+  if (tunes(options)) summary.tuning = tune(source, kept, options, state, context);
+  for (const SolvedTensor& tensor : kept) store(tensor, writer);
   for (const TensorReport& report : writer.reports())
     if (options.strict) require_as_asked(report.name, report.fallback);
   fs::remove_all(state);

@@ -26,9 +26,10 @@ struct QuantizeOptions {
   std::string target;   // --for: a program that shall load the result (targets.h); empty: any
   bool strict = false;  // what would be a fallback, or what the target does not load, is an Error
   bool second_pass = true;
-  std::string aim = "quantized";   // or "float": outputs follow those of the float model
-  std::string precision = "auto";  // of the matrix products of the forward passes: f32 or bf16
-  std::string grid = "mse";        // or "max": as wide as the largest weight, without a search
+  std::string aim = "quantized";                // or "float": outputs follow those of the float model
+  std::string precision = "auto";               // of the matrix products of the forward passes: f32 or bf16
+  std::string grid = "mse";                     // or "max": as wide as the largest weight, without a search
+  int64_t learn_rounding = 0, tune_scales = 0;  // steps of each (tune/)
 };
 
 struct QuantizeSummary {
@@ -36,6 +37,7 @@ struct QuantizeSummary {
   double seconds = 0;
   uint64_t peak_rss_bytes = 0, output_bytes = 0;
   double bits_per_weight = 0;  // of the whole model: all stored tensors, all parameters
+  Json tuning = {};            // what tune() returned; null: nothing was tuned
   std::vector<TensorReport> tensors;
   Json verdict = nullptr;  // of options.target: {"target", "loads", "format", "reasons"}
   bool fell_back() const;  // any tensor: exit code 3

@@ -31,6 +31,7 @@ Json to_json(const QuantizeSummary& summary, Figures figures) {
   }
   if (!summary.verdict.is_null()) json["for"] = summary.verdict;
   json["bits_per_weight"] = summary.bits_per_weight;
+  if (!summary.tuning.is_null()) json["tuning"] = summary.tuning;
   json["tensors"] = Json::array();
   for (const TensorReport& report : summary.tensors) json["tensors"].push_back(to_json(report, figures));
   return json;

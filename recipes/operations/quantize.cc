@@ -42,6 +42,10 @@ constexpr ParamSpec kParams[] = {
     {"for", ParamType::kText, "", "the program that shall load the result: says before the work whether it does", false,
      false, "vllm|llama.cpp|onnxruntime|mlx"},
     {"strict", ParamType::kFlag, "", "fail where a tensor would fall back, or --for's program would not load it"},
+    {"learn-rounding", ParamType::kInteger, "0",
+     "steps of training codes and scales against the float model; needs --calibration", false, false, "", 0, 1 << 20},
+    {"tune-scales", ParamType::kInteger, "0", "steps of training scales and norms, codes kept; needs --calibration",
+     false, false, "", 0, 1 << 20},
     {"keep", ParamType::kList, "",
      "PATTERN=TYPE: tensors of other types, by a glob on their names; TYPE is a scheme, f16, bf16 or f32"},
 };
@@ -63,6 +67,8 @@ QuantizeOptions read_options(const Params& params) {
   options.grid = params.text("grid");
   if (params.has("for")) options.target = params.text("for");
   options.strict = params.flag("strict");
+  options.learn_rounding = params.integer("learn-rounding");
+  options.tune_scales = params.integer("tune-scales");
   if (!params.has("keep")) return options;
   for (const std::string& rule : params.list("keep")) {
     const size_t equals = rule.rfind('=');
