@@ -18,7 +18,7 @@ constexpr std::array kFormats{
     ExportFormat{"gptq", true, true, false, false, make_gptq_writer, {}},
     ExportFormat{"hf", true, false, true, false, make_hf_writer, {}},
     ExportFormat{"awq", true, true, false, false, make_awq_writer, {}},
-    ExportFormat{"compressed-tensors", true, true, false, false, nullptr, "gptq"},
+    ExportFormat{"compressed-tensors", true, true, false, false, make_compressed_tensors_writer, {}},
     ExportFormat{"mlx", true, true, false, false, make_mlx_writer, {}},
 };
 
@@ -87,6 +87,17 @@ void check_memory(std::span<const PlannedTensor> plan, const ModelSource& source
          "Give --memory " + format_bytes(needed));
 }
 
+// What a GGUF file says in its own way, a directory says in files and in keys that transformers knows.
+void check_side_files(const ModelSource& source, const std::string& format) {
+  constexpr const char* kRemedy = "Use --format gguf, or export the directory that the GGUF file came from";
+  if (source.container() == "gguf" && source.side_file("tokenizer.json") == nullptr)
+    fail("export", source.path().string(), "its tokenizer cannot be written as the files that " + format + " needs",
+         kRemedy);
+  if (source.config().rope.scaling == RopeScaling::kFactors)
+    fail("export", source.path().string(), "it has factors of its rotary frequencies, which config.json cannot say",
+         kRemedy);
+}
+
 std::vector<std::string> names_of_formats() {
   std::vector<std::string> names;
   for (const ExportFormat& format : kFormats) names.emplace_back(format.name);
@@ -113,10 +124,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   const ExportFormat& format = export_format(options.format);
   if (options.type && !format.takes_type)
     fail_usage("options", "--type", "the format '" + options.format + "' has no kinds to choose from");
-  if (format.directory && source.container() == "gguf")
-    fail("export", source.path().string(),
-         "its tokenizer cannot be written as the files that " + options.format + " needs",
-         "Use --format gguf, or export the directory that the GGUF file came from");
+  if (format.directory) check_side_files(source, options.format);
   const auto writer = format.make(source, options);
   const auto plan = plan_export(source, options, format, *writer, context);
   check_memory(plan, source, context);

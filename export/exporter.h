@@ -23,6 +23,7 @@ struct ExportOptions {
   std::optional<DType> type;          // every tensor dense in this type (f32, f16, bf16); none: the model's own
   bool fallback_f16 = false;          // a tensor that the format cannot hold is written in f16 instead of refused
   std::string operators = "contrib";  // onnx: "contrib" (ONNX Runtime's own where they are faster) or "standard"
+  uint64_t max_shard_bytes = 0;       // gguf in a directory: files of at most so many bytes of tensors; 0: one file
   int64_t accuracy_level = 0;         // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
 };
 
@@ -50,7 +51,7 @@ class ArtifactWriter {
 
 struct ExportFormat {
   std::string_view name;
-  bool directory;       // PATH is a directory, else a file
+  bool directory;       // PATH is always a directory, else a file or a directory that exists
   bool integers;        // holds codes and scales; else quantized tensors become f32, which is exact
   bool takes_type;      // has kinds that --type chooses
   bool vectors_in_f32;  // norms and biases are F32 whatever the type

@@ -8,6 +8,7 @@
 #include "core/pack/packed_format.h"
 #include "export/formats.h"
 #include "export/gguf_metadata.h"
+#include "export/gguf_shards.h"
 #include "export/tensors.h"
 
 namespace retort {
@@ -47,7 +48,8 @@ std::string refuses_blocks(const QuantizedMatrix& m) {
 
 class GgufExporter : public ArtifactWriter {
  public:
-  GgufExporter(const ModelSource& source, const ExportOptions&) : source_(source), header_(gguf_metadata(source)) {}
+  GgufExporter(const ModelSource& source, const ExportOptions& options)
+      : source_(source), max_shard_bytes_(options.max_shard_bytes), header_(gguf_metadata(source)) {}
 
   std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {
     return refuses_blocks(matrix);
@@ -58,8 +60,9 @@ class GgufExporter : public ArtifactWriter {
     if (!factors.empty()) add_tensor("rope_freqs.weight", "f32", {static_cast<int64_t>(factors.size())});
     for (const PlannedTensor& planned : plan)
       add_tensor(gguf_name(*planned.rule, planned.layer), stored_type(planned), planned.tensor->shape);
-    add_gguf_file_type(header_, layer_types(plan), fallback_notes(plan));
-    writer_ = std::make_unique<GgufWriter>(path, header_);
+    const GgufLayerTypes types = layer_types(plan);
+    add_gguf_file_type(header_, types, fallback_notes(plan));
+    writer_ = std::make_unique<GgufShards>(path, gguf_model_name(source_, types), header_, max_shard_bytes_);
     writer_->append(std::as_bytes(std::span(factors)));
   }
 
@@ -120,8 +123,9 @@ class GgufExporter : public ArtifactWriter {
   }
 
   const ModelSource& source_;
+  const uint64_t max_shard_bytes_;
   GgufHeader header_;
-  std::unique_ptr<GgufWriter> writer_;
+  std::unique_ptr<GgufShards> writer_;
 };
 
 }  // namespace

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdio>
 
 #include "core/base/error.h"
+#include "export/provenance.h"
 #include "export/tensors.h"
 
 namespace retort {
@@ -130,23 +132,43 @@ void add_vocabulary(Metadata& meta, const ModelSource& source) {
 struct FileType {
   std::string_view most, with;
   uint32_t number;
+  std::string_view name;
 };
 constexpr std::array kFileTypes{
-    FileType{"f32", "", 0},       FileType{"f16", "", 1},     FileType{"bf16", "", 32},     FileType{"q4_0", "", 2},
-    FileType{"q4_1", "", 3},      FileType{"q8_0", "", 7},    FileType{"q5_0", "", 8},      FileType{"q5_1", "", 9},
-    FileType{"q2_k", "q3_k", 10}, FileType{"q2_k", "", 21},   FileType{"q3_k", "q4_k", 12}, FileType{"q3_k", "", 11},
-    FileType{"q4_k", "q6_k", 15}, FileType{"q4_k", "", 14},   FileType{"q5_k", "q6_k", 17}, FileType{"q5_k", "", 16},
-    FileType{"q6_k", "", 18},     FileType{"iq4_nl", "", 25}, FileType{"iq4_xs", "", 30},
+    FileType{"f32", "", 0, "F32"},          FileType{"f16", "", 1, "F16"},
+    FileType{"bf16", "", 32, "BF16"},       FileType{"q4_0", "", 2, "Q4_0"},
+    FileType{"q4_1", "", 3, "Q4_1"},        FileType{"q8_0", "", 7, "Q8_0"},
+    FileType{"q5_0", "", 8, "Q5_0"},        FileType{"q5_1", "", 9, "Q5_1"},
+    FileType{"q2_k", "q3_k", 10, "Q2_K"},   FileType{"q2_k", "", 21, "Q2_K_S"},
+    FileType{"q3_k", "q4_k", 12, "Q3_K_M"}, FileType{"q3_k", "", 11, "Q3_K_S"},
+    FileType{"q4_k", "q6_k", 15, "Q4_K_M"}, FileType{"q4_k", "", 14, "Q4_K_S"},
+    FileType{"q5_k", "q6_k", 17, "Q5_K_M"}, FileType{"q5_k", "", 16, "Q5_K_S"},
+    FileType{"q6_k", "", 18, "Q6_K"},       FileType{"iq4_nl", "", 25, "IQ4_NL"},
+    FileType{"iq4_xs", "", 30, "IQ4_XS"},
 };
 
-uint32_t file_type(const GgufLayerTypes& types) {
+const FileType& file_type(const GgufLayerTypes& types) {
   const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
   const std::string& most = std::ranges::max_element(types, less)->first;
   const auto* row = std::ranges::find_if(kFileTypes, [&](const FileType& type) {
     return type.most == most && (type.with.empty() || types.contains(std::string(type.with)));
   });
   if (row == kFileTypes.end()) fail("export", most, "GGUF has no number for files of this type");
-  return row->number;
+  return *row;
+}
+
+// How the numbers came about, as far as the model says so, and what its tokenizer and chat template are.
+void add_provenance(Metadata& meta, const ModelSource& source) {
+  const Provenance provenance = provenance_of(source);
+  const std::array<std::pair<const char*, const std::string*>, 5> kTexts{{
+      {"retort.scheme", &provenance.scheme},
+      {"retort.method", &provenance.method},
+      {"retort.calibration", &provenance.calibration},
+      {"retort.tokenizer_digest", &provenance.tokenizer_digest},
+      {"retort.template_digest", &provenance.template_digest},
+  }};
+  for (const auto& [key, text] : kTexts)
+    if (!text->empty()) meta.text(key, *text);
 }
 
 }  // namespace
@@ -160,11 +182,21 @@ GgufHeader gguf_metadata(const ModelSource& source) {
   Metadata meta;
   add_sizes(meta, source.config());
   add_vocabulary(meta, source);
+  add_provenance(meta, source);
   return meta.take();
 }
 
+std::string gguf_model_name(const ModelSource& source, const GgufLayerTypes& types) {
+  std::string base = base_model_of(source.config());
+  base = base.empty() ? std::string(source.config().family->model_type) : base.substr(base.rfind('/') + 1);
+  for (char& c : base)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '-';
+  base[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(base[0])));
+  return base + "-" + size_label(source.config().parameters()) + "-v1.0-" + std::string(file_type(types).name);
+}
+
 void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks) {
-  header.metadata.emplace_back("general.file_type", GgufValue(std::in_place_index<kU32>, file_type(types)));
+  header.metadata.emplace_back("general.file_type", GgufValue(std::in_place_index<kU32>, file_type(types).number));
   header.metadata.emplace_back("general.quantization_version", GgufValue(std::in_place_index<kU32>, 2u));
   if (fallbacks.empty()) return;
   auto notes =

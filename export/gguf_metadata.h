@@ -18,6 +18,9 @@ GgufHeader gguf_metadata(const ModelSource& source);
 using GgufLayerTypes = std::map<std::string, int64_t>;
 // `fallbacks`: "tensor: reason" of what is not as asked.
 void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks);
+// What the file is called where a program chooses: the naming convention of ggml (docs/gguf.md), BaseName-SizeLabel-
+// Version-Encoding, "Llama-5.8M-v1.0-Q4_0".
+std::string gguf_model_name(const ModelSource& source, const GgufLayerTypes& types);
 // rope_freqs.weight, [head_dim / 2]: what llama.cpp divides the unscaled frequencies by, for llama3 scaling; else
 // empty.
 std::vector<float> gguf_rope_factors(const ModelConfig& config);

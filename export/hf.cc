@@ -7,10 +7,6 @@
 namespace retort {
 namespace {
 
-std::string_view torch_name(DType type) {
-  return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
-}
-
 class HfExporter : public ArtifactWriter {
  public:
   HfExporter(const ModelSource& source, const ExportOptions&) : source_(source) {}

@@ -1,5 +1,5 @@
 // Checkpoints in the layout of Hugging Face whose linear layers lie in several tensors under the name of the module:
-// what the writers of gptq, awq and mlx have in common.
+// what the writers of gptq, awq, compressed-tensors and mlx have in common.
 #pragma once
 
 #include <memory>

@@ -152,6 +152,10 @@ QuantizedMatrix regrouped(const QuantizedMatrix& m, const Scheme& scheme) {
   return out;
 }
 
+std::string_view torch_name(DType type) {
+  return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
+}
+
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan) {
   std::vector<std::string> notes;
   for (const PlannedTensor& planned : plan)

@@ -39,6 +39,8 @@ struct PartSink {
 };
 // The same bytes as packing the whole matrix. With rows along the first axis, the first part is not held in memory.
 void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink);
+// "bfloat16" and the like, as config.json has them.
+std::string_view torch_name(DType type);
 
 // "name: reason" of every tensor that fell back: what an artifact says of itself.
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);

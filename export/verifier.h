@@ -30,7 +30,7 @@ struct VerifyResult {
   }
 };
 
-// `artifact`: a GGUF file, or a directory that `export` wrote (onnx, gptq, awq, mlx, hf). What cannot be read is an Error.
+// `artifact`: a GGUF file, or a directory that `export` wrote. What cannot be read is an Error.
 VerifyResult verify_artifact(const std::filesystem::path& artifact, const ModelSource& model, Context& context);
 
 }  // namespace retort

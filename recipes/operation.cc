@@ -202,8 +202,13 @@ bool is_device(std::string_view text) {
 }
 
 bool writes_directory(const Operation& operation, const Params& params) {
-  return operation.output == OutputKind::kDirectory ||
-         (operation.output == OutputKind::kByFormat && params.text("format") != "gguf");
+  if (operation.output != OutputKind::kByFormat) return operation.output == OutputKind::kDirectory;
+  if (params.text("format") != "gguf") return true;
+  const auto given = [&](const char* name) {
+    const auto value = params.json().find(name);
+    return value != params.json().end() && !value->is_null() && *value != false;
+  };
+  return given("max-shard-size") || given("modelfile") || given("card");
 }
 
 const Operation* find_operation(std::span<const Operation> table, std::string_view name) {

@@ -70,7 +70,7 @@ enum class OutputKind {
   kNone,  // nothing; --output then takes the JSON object
   kFile,
   kDirectory,
-  kByFormat,   // export's PATH: a file when the parameter `format` is "gguf", else a directory
+  kByFormat,   // export's PATH: a file when `format` is "gguf" and nothing lies beside the model, else a directory
   kWorkspace,  // a directory that is never staged: an existing one is continued. Empty: the command chooses a name
 };
 

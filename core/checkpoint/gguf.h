@@ -29,6 +29,7 @@ struct GgufTensorInfo {
   uint32_t type = 0;           // ggml type number
   std::vector<int64_t> shape;  // rows first, as everywhere in Retort (the file has them reversed)
   uint64_t offset = 0, bytes = 0;
+  size_t file = 0;  // which of the files of a split model
 };
 
 struct GgufHeader {
@@ -52,19 +53,31 @@ struct GgufHeader {
 // check. The fuzz target's entry.
 GgufHeader parse_gguf(std::span<const std::byte> file, std::string_view label);
 
+// One file, or all files of a split model (llama.cpp's NAME-00001-of-0000N.gguf): the metadata of the first with the
+// tensors of all. What the other files say of the split is checked.
 class GgufFile {
  public:
-  explicit GgufFile(const std::filesystem::path& path);
+  explicit GgufFile(const std::filesystem::path& path);  // of a split model: its first file
   const GgufHeader& header() const { return header_; }
   std::span<const std::byte> data(const GgufTensorInfo& info) const {
-    return file_.bytes().subspan(info.offset, info.bytes);
+    return files_[info.file]->bytes().subspan(info.offset, info.bytes);
   }
-  const MappedFile& file() const { return file_; }
+  // Drops pages of the tensor's data from this process.
+  void release(const GgufTensorInfo& info, uint64_t first, uint64_t bytes) const {
+    files_[info.file]->release(info.offset + first, bytes);
+  }
 
  private:
-  MappedFile file_;
+  void open_siblings(const std::filesystem::path& path, int64_t count);
+
+  std::vector<std::unique_ptr<MappedFile>> files_;
   GgufHeader header_;
 };
+
+// The GGUF file in a directory that holds one model and no configuration, of a split model the first; else empty.
+std::filesystem::path gguf_in_directory(const std::filesystem::path& directory);
+// NAME-00001-of-00003.gguf for NAME, 0 and 3; NAME.gguf for a single file.
+std::string gguf_file_name(const std::string& name, size_t index, size_t count);
 
 // ggml type numbers and their block geometry; nullptr for a type not known.
 struct GgmlType {

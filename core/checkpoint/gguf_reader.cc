@@ -255,9 +255,6 @@ GgufHeader parse_gguf(std::span<const std::byte> file, std::string_view label) {
   return header;
 }
 
-GgufFile::GgufFile(const std::filesystem::path& path)
-    : file_(path), header_(parse_gguf(file_.bytes(), path.string())) {}
-
 const GgufValue* GgufHeader::find(std::string_view key) const {
   const auto found = std::ranges::find_if(metadata, [&](const auto& entry) { return entry.first == key; });
   return found == metadata.end() ? nullptr : &found->second;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cctype>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
@@ -8,6 +9,7 @@
 #include "core/checkpoint/gguf_model.h"
 #include "core/checkpoint/sources.h"
 #include "core/pack/packed_format.h"
+#include "core/tokenizer/tokenizer_files.h"
 
 namespace fs = std::filesystem;
 
@@ -42,7 +44,7 @@ class GgufSource final : public ModelSource {
   const ModelConfig& config() const override { return config_; }
   std::span<const ModelTensor> tensors() const override { return tensors_; }
   std::span<const std::string> problems() const override { return problems_; }
-  std::span<const SideFile> side_files() const override { return {}; }
+  std::span<const SideFile> side_files() const override;
   std::string chat_template() const override { return file_.header().string("tokenizer.chat_template").value_or(""); }
   std::unique_ptr<Tokenizer> tokenizer() const override {
     return tokenizer_from_vocabulary(vocabulary_of_gguf(file_.header(), path_.string()), path_.string());
@@ -65,13 +67,24 @@ class GgufSource final : public ModelSource {
   std::vector<ModelTensor> tensors_;
   std::unordered_map<std::string, Entry> entries_;
   std::vector<std::string> problems_;
+  mutable std::once_flag side_files_made_;
+  mutable std::vector<SideFile> side_files_;
 };
+
+// Made of the metadata when they are first asked for.
+std::span<const SideFile> GgufSource::side_files() const {
+  std::call_once(side_files_made_, [&] {
+    if (!file_.header().string("tokenizer.ggml.model")) return;
+    const auto files = tokenizer_files_of(vocabulary_of_gguf(file_.header(), path_.string()));
+    if (!files) return;
+    side_files_ = {{"tokenizer.json", files->tokenizer}, {"tokenizer_config.json", files->config}};
+    if (const std::string text = chat_template(); !text.empty()) side_files_.push_back({"chat_template.jinja", text});
+  });
+  return side_files_;
+}
 
 ModelConfig GgufSource::read_config() const {
   const GgufHeader& header = file_.header();
-  if (const auto parts = header.integer("split.count"); parts && *parts > 1)
-    fail("gguf", path_.string(), "the model is split into " + std::to_string(*parts) + " files, which is not read",
-         "Merge them with llama-gguf-split --merge");
   std::vector<double> factors;
   if (const GgufTensorInfo* info = header.find_tensor(kRopeFactors)) {
     if (type_name(*info) != "F32") fail("gguf", path_.string(), "rope_freqs.weight is not of the type F32");
@@ -125,8 +138,7 @@ std::vector<std::byte> GgufSource::stored_rows(const ModelTensor& tensor, int64_
     const int64_t from = stored.interleaved ? interleaved_row(first + r, config_.head_dim) : first + r;
     std::copy_n(data.begin() + from * row_bytes, row_bytes, rows.begin() + r * row_bytes);
   }
-  const auto begin = stored.info->offset + static_cast<uint64_t>(first * row_bytes);
-  if (rows.size() >= 1 << 16) file_.file().release(begin, rows.size());
+  if (rows.size() >= 1 << 16) file_.release(*stored.info, static_cast<uint64_t>(first * row_bytes), rows.size());
   return rows;
 }
 

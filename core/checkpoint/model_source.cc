@@ -3,6 +3,7 @@
 #include <fstream>
 
 #include "core/base/error.h"
+#include "core/checkpoint/gguf.h"
 #include "core/checkpoint/sources.h"
 
 namespace fs = std::filesystem;
@@ -52,6 +53,7 @@ void check_rows(const ModelTensor& tensor, int64_t first, int64_t count, size_t 
 
 std::unique_ptr<ModelSource> open_model(const fs::path& path) {
   if (!fs::exists(path)) fail("checkpoint", path.string(), "there is no such file or directory");
+  if (const fs::path inside = gguf_in_directory(path); !inside.empty()) return open_gguf(inside);
   if (fs::is_directory(path)) return open_directory(path);
   if (is_gguf(path)) return open_gguf(path);
   fail("checkpoint", path.string(), "not a model",
@@ -60,6 +62,7 @@ std::unique_ptr<ModelSource> open_model(const fs::path& path) {
 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   if (!fs::exists(path)) fail("tokenizer", path.string(), "there is no such file or directory");
+  if (const fs::path inside = gguf_in_directory(path); !inside.empty()) return tokenizer_of_gguf(inside);
   if (fs::is_directory(path)) return tokenizer_from_side_files(read_side_files(path), path.string());
   if (is_gguf(path)) return tokenizer_of_gguf(path);
   fail("tokenizer", path.string(), "not a model", "Give a directory with a tokenizer or a GGUF file");

@@ -201,16 +201,6 @@ BpeSpec bpe_spec(const Vocabulary& vocabulary, bool ignore_merges, std::string_v
   return spec;
 }
 
-// A Split by each pattern, then ByteLevel: what tokenizer.json files of these models say.
-SortedJson pre_tokenizer_json(const GgufPreTokenizer& row) {
-  SortedJson parts = SortedJson::array();
-  for (const std::string_view pattern : row.patterns)
-    parts.push_back(
-        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
-  parts.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
-  return {{"type", "Sequence"}, {"pretokenizers", parts}};
-}
-
 std::unique_ptr<Tokenizer> byte_level_tokenizer(Vocabulary vocabulary, std::string_view label) {
   const GgufPreTokenizer* row = find_gguf_pre_tokenizer(vocabulary.pre);
   if (!row) fail("tokenizer", label, "the pre-tokenizer '" + vocabulary.pre + "' is not known");
@@ -247,6 +237,16 @@ std::unique_ptr<Tokenizer> piece_tokenizer(Vocabulary vocabulary, std::string_vi
 }
 
 }  // namespace
+
+SortedJson pre_tokenizer_json(const GgufPreTokenizer& row) {
+  SortedJson parts = SortedJson::array();
+  for (const std::string_view pattern : row.patterns)
+    parts.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  parts.push_back(
+      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}});
+  return {{"type", "Sequence"}, {"pretokenizers", parts}};
+}
 
 Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, const TokenizerConfig& config) {
   Vocabulary result;

@@ -8,9 +8,14 @@
 
 namespace retort {
 
+struct GgufPreTokenizer;
+
 // What a GGUF file says of the tokenizer that `json` (a tokenizer.json) describes. `pre` stays empty when GGUF cannot
 // say it: no name for its way of cutting text, a normalizer that changes text (NFC is let pass: llama.cpp leaves it
 // out for the models that have it), merges that no scores can order.
 Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, const TokenizerConfig& config);
+
+// A Split by each pattern, then ByteLevel: what tokenizer.json files of these models say.
+SortedJson pre_tokenizer_json(const GgufPreTokenizer& row);
 
 }  // namespace retort

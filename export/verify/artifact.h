@@ -47,6 +47,7 @@ std::unique_ptr<ArtifactReader> open_gguf_artifact(const std::filesystem::path& 
 std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory);
 std::unique_ptr<ArtifactReader> open_gptq_artifact(const std::filesystem::path& directory);
 std::unique_ptr<ArtifactReader> open_awq_artifact(const std::filesystem::path& directory);
+std::unique_ptr<ArtifactReader> open_compressed_tensors_artifact(const std::filesystem::path& directory);
 std::unique_ptr<ArtifactReader> open_mlx_artifact(const std::filesystem::path& directory, const ModelConfig& config);
 std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory);
 

@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "core/checkpoint/gguf.h"
 #include "export/verify/artifact.h"
 
 namespace fs = std::filesystem;
@@ -17,6 +18,7 @@ constexpr int64_t kChunkElements = int64_t{1} << 20;
 std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelConfig& config) {
   if (!fs::exists(path)) fail("verify", path.string(), "there is no such file or directory");
   if (!fs::is_directory(path)) return open_gguf_artifact(path, config);
+  if (const fs::path inside = gguf_in_directory(path); !inside.empty()) return open_gguf_artifact(inside, config);
   if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path);
   const Json json = read_json_file((path / "config.json").string());
   const auto settings = json.find("quantization_config");
@@ -25,6 +27,7 @@ std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelC
                                  : json_value<std::string>(*settings, "quant_method", "", path.string());
   if (method == "gptq") return open_gptq_artifact(path);
   if (method == "awq") return open_awq_artifact(path);
+  if (method == "compressed-tensors") return open_compressed_tensors_artifact(path);
   if (json.contains("quantization") && json["quantization"].is_object()) return open_mlx_artifact(path, config);
   return open_hf_artifact(path);
 }
@@ -129,6 +132,21 @@ bool same_ids(const Tokenizer& mine, const Tokenizer& stored, std::string_view t
   return mine.encode(text, special) == stored.encode(text, special);
 }
 
+// The ids that begin and end a text, and whether they are added. Where a tokenizer does not name them, a GGUF file has
+// those of the configuration.
+bool same_rules(const Vocabulary& mine, const Vocabulary& stored, const ModelConfig& config, VerifyResult& result) {
+  const auto differ = [&](const char* what) {
+    result.differences.push_back(std::string("tokenizer: ") + what);
+    return false;
+  };
+  if (mine.bos != stored.bos && (mine.bos || stored.bos != config.bos_id)) return differ("it has another BOS token");
+  if (mine.eos != stored.eos && (mine.eos || config.eos_ids.empty() || stored.eos != config.eos_ids.front()))
+    return differ("it has another EOS token");
+  if (mine.add_bos != stored.add_bos || mine.add_eos != stored.add_eos)
+    return differ("it adds BOS or EOS where the model's does not");
+  return true;
+}
+
 bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
   bool has_tokenizer = model.container() == "gguf";
   for (const char* name : {"tokenizer.json", "tokenizer.model"})
@@ -140,6 +158,7 @@ bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, Ve
     result.differences.emplace_back("tokenizer: it gives other token ids for the test text");
     return false;
   }
+  if (!same_rules(mine->vocabulary(), stored->vocabulary(), model.config(), result)) return false;
   if (!same_ids(*mine, *stored, specials + text, true))
     result.notes.emplace_back(
         "tokenizer: text that follows a special token is tokenized as llama.cpp does, with a blank in front");
@@ -162,7 +181,7 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   }
   context.progress.end();
   result.tokenizer_equal = same_tokenizer(*artifact, model, result);
-  if (fs::is_directory(path))
+  if (result.format != "gguf")
     result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;
   result.template_equal = artifact->chat_template() == model.chat_template();
   if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");

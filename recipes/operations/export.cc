@@ -3,8 +3,12 @@
 #include <filesystem>
 
 #include "core/base/error.h"
+#include "core/base/files.h"
 #include "core/base/text.h"
+#include "core/checkpoint/gguf.h"
+#include "export/card.h"
 #include "export/exporter.h"
+#include "export/modelfile.h"
 #include "recipes/operations/rows.h"
 
 namespace fs = std::filesystem;
@@ -14,7 +18,7 @@ namespace {
 
 constexpr std::array kParams{
     ParamSpec{"model", ParamType::kModel, {}, "Hugging Face or native quantized directory, or GGUF file", true, true},
-    ParamSpec{"format", ParamType::kText, {}, "gguf, onnx, gptq, awq, mlx or hf", true},
+    ParamSpec{"format", ParamType::kText, {}, "gguf, onnx, gptq, awq, compressed-tensors, mlx or hf", true},
     ParamSpec{"type",
               ParamType::kText,
               {},
@@ -38,6 +42,10 @@ constexpr std::array kParams{
               {},
               0,
               4},
+    ParamSpec{"max-shard-size", ParamType::kSize, {}, "gguf: PATH is a directory of files with at most so many bytes"},
+    ParamSpec{"modelfile", ParamType::kFlag, "false", "gguf: PATH is a directory, with a Modelfile for Ollama"},
+    ParamSpec{"card", ParamType::kFlag, "false", "write README.md, the model card, into the directory PATH"},
+    ParamSpec{"metrics", ParamType::kFile, {}, "card: the JSON that `eval` wrote for the model"},
 };
 
 uint64_t bytes_below(const fs::path& path) {
@@ -58,28 +66,66 @@ Json to_json(const ExportSummary& summary, const std::string& format, uint64_t b
           {"fallbacks", fallbacks}};
 }
 
+// The file that lies in the directory of a GGUF model, the first of several; empty: another format, or a file.
+std::string gguf_name_in(const fs::path& output) {
+  return fs::is_directory(output) ? gguf_in_directory(output).filename().string() : std::string();
+}
+
+// Files beside the model. The result is what could not be said in them.
+std::vector<std::string> write_extras(const Params& params, const ModelSource& source, const ExportOptions& options,
+                                      const ExportSummary& summary, const fs::path& output) {
+  std::vector<std::string> problems;
+  const std::string gguf = gguf_name_in(output);
+  if (params.flag("modelfile")) {
+    const Modelfile file = modelfile_of(source, gguf);
+    write_text_file(output / "Modelfile", file.text);
+    if (!file.problem.empty()) problems.push_back(file.problem);
+  }
+  std::vector<Json> measured;
+  if (params.has("metrics")) measured.push_back(read_json_file(params.path("metrics")));
+  if (params.flag("card")) write_text_file(output / "README.md", model_card(source, options, summary, measured, gguf));
+  return problems;
+}
+
+// What only GGUF has, and what does not go together, is told before anything is written.
+void check_options(const Params& params, const std::string& format) {
+  for (const char* name : {"modelfile", "max-shard-size"})
+    if (format != "gguf" && params.has(name) && params.json()[name] != false)
+      fail_usage("options", "--" + std::string(name), "only --format gguf has it", "Leave it out");
+  if (params.flag("modelfile") && params.has("max-shard-size"))
+    fail_usage("options", "--modelfile", "Ollama reads no split models", "Leave out --max-shard-size");
+  if (params.has("metrics") && !params.flag("card"))
+    fail_usage("options", "--metrics", "it is for the model card", "Give --card");
+}
+
 OperationResult run_export(const Params& params, const fs::path& output, Context& context) {
   ExportOptions options;
   options.format = params.text("format");
   export_format(options.format);  // a wrong name is told before the model is opened
+  check_options(params, options.format);
+  if (params.has("max-shard-size")) options.max_shard_bytes = static_cast<uint64_t>(params.integer("max-shard-size"));
   if (params.has("type")) options.type = parse_dtype(params.text("type"));
   options.fallback_f16 = params.text("fallback") == "f16";
   options.operators = params.text("operators");
   options.accuracy_level = params.integer("accuracy-level");
   const auto source = open_model(params.path("model"));
   const ExportSummary summary = export_model(*source, output, options, context);
+  const auto problems = write_extras(params, *source, options, summary, output);
   const uint64_t bytes = bytes_below(output);
   std::string text = options.format + ": " + std::to_string(summary.tensors) + " tensors (" +
                      std::to_string(summary.quantized) + " quantized), " + format_bytes(bytes);
   for (const auto& [tensor, reason] : summary.fallbacks) text += "\nin f16: " + tensor + ": " + reason;
-  return {to_json(summary, options.format, bytes), summary.fallbacks.empty(), text};
+  for (const std::string& problem : problems) text += "\n" + problem;
+  Json json = to_json(summary, options.format, bytes);
+  json["problems"] = problems;
+  return {json, summary.fallbacks.empty() && problems.empty(), text};
 }
 
 }  // namespace
 
 const Operation kExportOperation{.name = "export",
                                  .version = 1,
-                                 .summary = "write what other programs load: gguf, onnx, gptq, awq, mlx, hf",
+                                 .summary = "write what other programs load: gguf, onnx, gptq, awq, compressed-tensors, mlx, hf",
                                  .params = kParams,
                                  .output = OutputKind::kByFormat,
                                  .stage = true,

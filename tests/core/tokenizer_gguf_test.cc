@@ -8,6 +8,7 @@
 #include "core/checkpoint/gguf.h"
 #include "core/checkpoint/model_source.h"
 #include "core/tokenizer/tokenizer.h"
+#include "core/tokenizer/tokenizer_files.h"
 
 namespace retort {
 namespace {
@@ -84,6 +85,28 @@ INSTANTIATE_TEST_SUITE_P(All, GgufRoundTrip,
                            std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
                            return name;
                          });
+
+// ... and so does one rebuilt from the files of Hugging Face that it makes.
+TEST_P(GgufRoundTrip, GivesTheSameIdsThroughFiles) {
+  const fs::path directory = kShared / GetParam().path;
+  if (!fs::exists(directory)) GTEST_SKIP() << directory << " is absent";
+  const auto original = open_tokenizer(directory);
+  const auto files = tokenizer_files_of(original->vocabulary());
+  ASSERT_EQ(files.has_value(), original->vocabulary().kind == Vocabulary::Kind::kByteLevelBpe);
+  if (!files) return;
+  const auto rebuilt = tokenizer_from_json(files->tokenizer, files->config, "rebuilt");
+  EXPECT_EQ(rebuilt->size(), original->size());
+  EXPECT_EQ(rebuilt->vocabulary().bos, original->vocabulary().bos);
+  EXPECT_EQ(rebuilt->vocabulary().eos, original->vocabulary().eos);
+  EXPECT_EQ(rebuilt->vocabulary().pre, original->vocabulary().pre);
+  std::string specials;
+  for (const VocabularyEntry& token : original->vocabulary().tokens)
+    if (token.type == TokenType::kControl) specials += "x" + token.text;
+  EXPECT_EQ(rebuilt->encode(specials), original->encode(specials));
+  const fs::path book = kShared / "text/books-dev/moonstone.md";
+  for (const std::string& text : split_at(read_text_file(book).substr(0, 100000), "\n\n"))
+    ASSERT_EQ(rebuilt->encode(text), original->encode(text)) << text;
+}
 
 }  // namespace
 }  // namespace retort

@@ -121,12 +121,15 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"onnx", "int8-channel-asym", true, "standard"},
                       Case{"onnx", "int3-g64-sym", false, "standard"}, Case{"onnx", "q8_0", true, "standard"},
                       Case{"gptq", "int4-g32-sym"}, Case{"gptq", "int4-g64-asym"}, Case{"gptq", "int8-channel-sym"},
-                      Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"},
-                      Case{"awq", "int4-g32-sym"}, Case{"awq", "int4-g64-asym"}, Case{"awq", "int4-channel-sym"},
-                      Case{"awq", "int3-g32-sym"}, Case{"awq", "int2-g32-asym"}, Case{"mlx", "int4-g32-sym", true},
-                      Case{"mlx", "int4-g64-asym", true}, Case{"mlx", "int4-channel-sym"},
-                      Case{"mlx", "int3-g32-asym"}, Case{"mlx", "int2-g32-sym"}, Case{"mlx", "q8_0", true},
-                      Case{"mlx", "q4_0", true}),
+                      Case{"gptq", "int3-g32-asym"}, Case{"gptq", "int2-g16-sym"}, Case{"awq", "int4-g32-sym"},
+                      Case{"awq", "int4-g64-asym"}, Case{"awq", "int4-channel-sym"}, Case{"awq", "int3-g32-sym"},
+                      Case{"awq", "int2-g32-asym"}, Case{"compressed-tensors", "int4-g32-sym"},
+                      Case{"compressed-tensors", "int4-g16-asym"}, Case{"compressed-tensors", "int8-channel-asym"},
+                      Case{"compressed-tensors", "int8-g64-sym"}, Case{"compressed-tensors", "int3-channel-asym"},
+                      Case{"compressed-tensors", "int2-g64-sym"}, Case{"compressed-tensors", "q8_0"},
+                      Case{"mlx", "int4-g32-sym", true}, Case{"mlx", "int4-g64-asym", true},
+                      Case{"mlx", "int4-channel-sym"}, Case{"mlx", "int3-g32-asym"}, Case{"mlx", "int2-g32-sym"},
+                      Case{"mlx", "q8_0", true}, Case{"mlx", "q4_0", true}),
     [](const auto& info) {
       std::string name = std::string(info.param.format) + "_" + info.param.scheme;
       if (info.param.operators == std::string_view("standard")) name += "_standard";
@@ -143,12 +146,31 @@ TEST(Export, KeepsActivationOrderInGptqOnly) {
   const Exported made = export_to(dir.path() / "gptq", *source, {.format = "gptq", .type = {}});
   EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
   EXPECT_EQ(read_json_file(made.path / "quantize_config.json")["desc_act"], true);
-  for (const char* format : {"gguf", "onnx", "awq", "mlx"}) {
+  for (const char* format : {"gguf", "onnx", "awq", "compressed-tensors", "mlx"}) {
     const fs::path path = dir.path() / format;
     const std::string error = error_of([&] { export_to(path, *source, {.format = format, .type = {}}); });
     EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.o_proj.weight"));
     EXPECT_THAT(error, HasSubstr("--format gptq"));
     EXPECT_TRUE(!fs::exists(path) || fs::is_empty(path)) << "something was written";
+  }
+}
+
+// Loaders convert everything to the type that config.json names: it is one that keeps every number.
+TEST(Export, NamesATypeThatKeepsTheScalesOfCompressedTensors) {
+  for (const bool portable : {true, false}) {
+    TempDir dir;
+    TinyModel model = shape();
+    model.dtype = DType::kBF16;
+    const auto scales = [&](const std::string&, QuantizedMatrix& matrix) {
+      for (float& scale : matrix.scales) scale = 0.5f;
+      if (!portable) matrix.scales[1] = 1.0f + 0x1p-10f;
+    };
+    const auto source = quantized_model(dir.path(), model, "int4-g32-sym", false, scales);
+    const Exported made = export_to(dir.path() / "ct", *source, {.format = "compressed-tensors", .type = {}});
+    const Json config = read_json_file(made.path / "config.json");
+    EXPECT_EQ(config["dtype"], portable ? "bfloat16" : "float32");
+    EXPECT_FALSE(config.contains("torch_dtype"));
+    EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
   }
 }
 
@@ -164,11 +186,10 @@ TEST(Export, RefusesAsymmetricCodesInGgufAndNamesOnnx) {
 }
 
 TEST(Export, RefusesCodesThatAreNoIntegers) {
-  for (const char* format : {"gptq", "awq", "mlx"}) {
+  for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"}) {
     TempDir dir;
     const auto source = quantized_model(dir.path(), shape(), "nf4-g64");
-    const std::string error =
-        error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
+    const std::string error = error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
     EXPECT_THAT(error, HasSubstr("no integer weights")) << format;
   }
 }
@@ -293,7 +314,9 @@ Place place_of(const std::string& format, const fs::path& path) {
   } else {
     const SafetensorsFile file(path / "model.safetensors");
     for (const TensorInfo& info : file.tensors())
-      if (info.name.ends_with("layers.1.mlp.up_proj.qweight")) return {path / "model.safetensors", info.offset + 5};
+      if (info.name.ends_with("layers.1.mlp.up_proj.qweight") ||
+          info.name.ends_with("layers.1.mlp.up_proj.weight_packed"))
+        return {path / "model.safetensors", info.offset + 5};
   }
   return {};
 }
@@ -307,7 +330,7 @@ void flip(const fs::path& path, uint64_t offset) {
 }
 
 TEST(Verify, FindsOneFlippedByte) {
-  for (const char* format : {"gguf", "onnx", "gptq"}) {
+  for (const char* format : {"gguf", "onnx", "gptq", "compressed-tensors"}) {
     TempDir dir;
     const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
     const Exported made = export_to(dir.path() / "artifact", *source, {.format = format, .type = {}});
@@ -350,7 +373,7 @@ TEST(Verify, FindsScalesZerosAndValuesThatDiffer) {
     };
   };
   for (const int kind : {0, 1})
-    for (const char* format : {"onnx", "gptq"}) {
+    for (const char* format : {"onnx", "gptq", "compressed-tensors"}) {
       const fs::path place = dir.path() / (std::string(format) + std::to_string(kind));
       const auto changed = quantized_model(place, shape(), "int4-g32-asym", false, other(kind));
       const Exported made = export_to(place / "artifact", *changed, {.format = format, .type = {}});
@@ -391,7 +414,7 @@ TEST(Verify, NamesATensorThatIsMissing) {
   deeper.layers = 3;
   const auto source = quantized_model(dir.path() / "a", shape(), "int4-g32-sym");
   const auto larger = quantized_model(dir.path() / "b", deeper, "int4-g32-sym");
-  for (const char* format : {"gguf", "onnx", "gptq", "hf"}) {
+  for (const char* format : {"gguf", "onnx", "gptq", "compressed-tensors", "hf"}) {
     const Exported made = export_to(dir.path() / format, *source, {.format = format, .type = {}});
     EXPECT_THAT(error_of([&] { verify_artifact(made.path, *larger, g_context); }), HasSubstr("layers.2.")) << format;
   }

@@ -1,0 +1,130 @@
+#include "export/card.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "core/base/error.h"
+#include "export/provenance.h"
+
+namespace retort {
+namespace {
+
+// How a program loads an artifact; "{}" stands for its GGUF file.
+struct Loader {
+  std::string_view format, program, command;
+};
+constexpr std::array kLoaders{
+    Loader{"gguf", "llama.cpp", "llama-cli -m {} -p \"Once upon a time\""},
+    Loader{"gguf", "llama-cpp-python",
+           "python -c \"import llama_cpp; print(llama_cpp.Llama('{}')('Once upon a time'))\""},
+    Loader{"gguf", "Retort", "retort generate {} --prompt \"Once upon a time\""},
+    Loader{"onnx", "onnxruntime-genai",
+           "python -c \"import onnxruntime_genai as og; m = og.Model('.'); t = og.Tokenizer(m); "
+           "p = og.GeneratorParams(m); g = og.Generator(m, p); g.append_tokens(t.encode('Once upon a time'))\""},
+    Loader{"gptq", "GPTQModel", "python -c \"from gptqmodel import GPTQModel; GPTQModel.load('.')\""},
+    Loader{"gptq", "vLLM", "vllm serve ."},
+    Loader{"awq", "GPTQModel", "python -c \"from gptqmodel import GPTQModel; GPTQModel.load('.')\""},
+    Loader{"awq", "vLLM", "vllm serve ."},
+    Loader{"awq", "mlx-lm", "mlx_lm.generate --model . --prompt \"Once upon a time\""},
+    Loader{"compressed-tensors", "vLLM", "vllm serve ."},
+    Loader{"compressed-tensors", "transformers",
+           "python -c \"import transformers as t; t.AutoModelForCausalLM.from_pretrained('.')\""},
+    Loader{"mlx", "mlx-lm", "mlx_lm.generate --model . --prompt \"Once upon a time\""},
+    Loader{"hf", "transformers", "python -c \"import transformers as t; t.AutoModelForCausalLM.from_pretrained('.')\""},
+};
+
+std::string library_of(const std::string& format) {
+  return format == "gguf" || format == "onnx" || format == "mlx" ? format : "transformers";
+}
+
+std::string number(const Json& value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.5g", value.get<double>());
+  return text;
+}
+
+std::string front_matter(const std::string& base, const std::string& format) {
+  std::string text = "---\n";
+  if (!base.empty()) text += "base_model: " + base + "\nbase_model_relation: quantized\n";
+  return text + "library_name: " + library_of(format) + "\ntags:\n- " + format + "\n- retort\n---\n\n";
+}
+
+std::string or_unknown(const std::string& text) { return text.empty() ? "not recorded in the model" : text; }
+
+std::string facts(const ModelSource& source, const Provenance& provenance, const std::string& base,
+                  const ExportOptions& options, const ExportSummary& summary) {
+  const bool integers = summary.quantized > 0;
+  std::string text = "| | |\n| --- | --- |\n";
+  const auto row = [&](const std::string& name, const std::string& value) {
+    text += "| " + name + " | " + value + " |\n";
+  };
+  row("base model", base.empty() ? "not named in its configuration" : base);
+  row("family", std::string(source.config().family->model_type));
+  row("parameters", std::to_string(source.config().parameters()));
+  row("context", std::to_string(source.config().context_length) + " tokens");
+  row("format", options.format);
+  row("scheme", integers ? or_unknown(provenance.scheme) : "none: dense tensors");
+  if (integers) row("method", or_unknown(provenance.method));
+  if (integers) row("calibration", provenance.calibration.empty() ? "none recorded" : provenance.calibration);
+  row("tensors", std::to_string(summary.tensors) + ", " + std::to_string(summary.quantized) + " of them as integers");
+  if (!provenance.template_digest.empty()) row("chat template (XXH3)", "`" + provenance.template_digest + "`");
+  if (!provenance.tokenizer_digest.empty())
+    row("tokenizer (XXH3 of test ids)", "`" + provenance.tokenizer_digest + "`");
+  for (const auto& [tensor, reason] : summary.fallbacks) row("in f16", "`" + tensor + "`: " + reason);
+  return text;
+}
+
+std::string measurement(const Json& json) {
+  const auto text_of = [&](const char* key) {
+    const auto found = json.find(key);
+    if (found == json.end() || found->is_null()) return std::string("not measured");
+    return found->is_number() ? number(*found) : found->is_string() ? found->get<std::string>() : found->dump();
+  };
+  std::string line = "|";
+  for (const char* key : {"convention", "tokens", "perplexity", "kl_mean", "kl_p99", "kl_max", "top1_agreement"})
+    line += " " + text_of(key) + " |";
+  return line + "\n";
+}
+
+std::string quality(std::span<const Json> measured) {
+  if (measured.empty()) return "Perplexity and divergence were not measured for this card.\n";
+  std::string text =
+      "Measured by `retort eval` on the model that this artifact was made from, whose numbers it holds. KL is that of "
+      "the "
+      "reference from this model, in nats per token, over the same scored positions.\n\n"
+      "| convention | tokens scored | perplexity | mean KL | 99th percentile of KL | largest KL | same first token |\n"
+      "| --- | --- | --- | --- | --- | --- | --- |\n";
+  for (const Json& json : measured) text += measurement(json);
+  return text +
+         "\n`windows-N`: windows of N tokens that do not overlap, tokens 2 to N scored. `llama.cpp-N`: the second half "
+         "of "
+         "each window scored, as llama-perplexity does.\n";
+}
+
+std::string loaders(const std::string& format, const std::string& gguf) {
+  std::string text;
+  for (const Loader& loader : kLoaders) {
+    if (loader.format != format) continue;
+    std::string command(loader.command);
+    for (size_t at; (at = command.find("{}")) != std::string::npos;) command.replace(at, 2, gguf);
+    text += std::string(loader.program) + ":\n\n```sh\n" + command + "\n```\n\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string model_card(const ModelSource& source, const ExportOptions& options, const ExportSummary& summary,
+                       std::span<const Json> measured, const std::string& gguf) {
+  const std::string base = base_model_of(source.config());
+  for (const Json& json : measured)
+    if (!json.is_object() || !json.contains("perplexity"))
+      fail("export", "--metrics", "it is not a JSON object of `retort eval`",
+           "Write it with `retort eval ... --output`");
+  return front_matter(base, options.format) + "# " + (base.empty() ? "Model" : base) + ", " + options.format + "\n\n" +
+         facts(source, provenance_of(source), base, options, summary) + "\n## Quality\n\n" + quality(measured) +
+         "\n## Loading\n\nIn this directory:\n\n" + loaders(options.format, gguf);
+}
+
+}  // namespace retort

@@ -1,0 +1,117 @@
+// Checkpoints of compressed-tensors: safetensors with weight_packed, weight_scale, weight_shape and weight_zero_point
+// for each linear layer, and the settings in config.json. Matrices of different schemes become groups of modules.
+#include <algorithm>
+#include <optional>
+
+#include "core/pack/packed_format.h"
+#include "export/formats.h"
+#include "export/module_checkpoint.h"
+#include "export/tensors.h"
+
+namespace retort {
+namespace {
+
+struct ConfigGroup {
+  Scheme scheme;
+  std::vector<std::string> modules;
+};
+
+// What the settings say of a matrix: a block type is an integer scheme like any other here.
+Scheme settings_scheme(Scheme scheme) {
+  scheme.block = BlockType::kNone;
+  if (scheme.granularity == Granularity::kTensor) scheme.granularity = Granularity::kChannel;
+  return scheme;
+}
+
+// Keys that every version of the library knows: it refuses others.
+Json weights_json(const Scheme& scheme) {
+  const bool grouped = scheme.granularity == Granularity::kGroup;
+  return {{"num_bits", scheme.bits},
+          {"type", "int"},
+          {"symmetric", scheme.symmetric},
+          {"strategy", grouped ? "group" : "channel"},
+          {"group_size", grouped ? Json(scheme.group) : Json(nullptr)},
+          {"dynamic", false},
+          {"actorder", nullptr},
+          {"block_structure", nullptr},
+          {"observer", "minmax"},
+          {"observer_kwargs", Json::object()}};
+}
+
+class CompressedTensorsExporter : public ModuleCheckpoint {
+ public:
+  explicit CompressedTensorsExporter(const ModelSource& source)
+      : ModuleCheckpoint(source), layout_(packed_format("compressed-tensors")) {
+    uniform_scheme(source);  // refuses a model without integers
+  }
+
+  std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
+    if (planned.rule->input == Input::kNone) return "only the linear weights of layers have a place in it";
+    return layout_.refuses(m);
+  }
+
+  void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
+    ModuleCheckpoint::begin(path, plan);
+    for (const PlannedTensor& planned : plan)
+      if (planned.dense) widen(*planned.dense);
+  }
+
+ protected:
+  std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) override {
+    modules_of(settings_scheme(matrix.scheme)).push_back(module_name(planned));
+    std::vector<PackedPart> parts = layout_.pack(matrix);
+    // Scales in BF16 are F16 numbers as well: they survive in a model of either type.
+    for (const PackedPart& part : parts)
+      if (part.dtype == DType::kF16) widen(DType::kF16);
+    return parts;
+  }
+
+  void describe(Json& config) override {
+    config.erase("torch_dtype");
+    config["dtype"] = torch_name(*type_);
+    config["quantization_config"] = settings();
+    if (!notes().empty()) config["retort"] = {{"fallbacks", notes()}};
+  }
+
+ private:
+  // Loaders convert dense tensors and scales to the one type that config.json names.
+  void widen(DType type) { type_ = type_.value_or(type) == type ? type : DType::kF32; }
+
+  std::vector<std::string>& modules_of(const Scheme& scheme) {
+    const auto found = std::ranges::find(groups_, scheme, &ConfigGroup::scheme);
+    return found == groups_.end() ? groups_.emplace_back(ConfigGroup{scheme, {}}).modules : found->modules;
+  }
+
+  Json settings() const {
+    Json groups = Json::object();
+    for (const ConfigGroup& group : groups_)
+      groups["group_" + std::to_string(groups.size())] = {
+          {"targets", groups_.size() == 1 ? Json::array({"Linear"}) : Json(group.modules)},
+          {"format", "pack-quantized"},
+          {"input_activations", nullptr},
+          {"output_activations", nullptr},
+          {"weights", weights_json(group.scheme)}};
+    Json ignored = dense_modules();
+    ignored.push_back("lm_head");
+    return {{"quant_method", "compressed-tensors"},
+            {"version", "0.19.0"},  // of the library, whose layout this is
+            {"format", "pack-quantized"},
+            {"quantization_status", "compressed"},
+            {"config_groups", groups},
+            {"ignore", ignored},
+            {"kv_cache_scheme", nullptr},
+            {"global_compression_ratio", nullptr}};
+  }
+
+  const PackedFormat& layout_;
+  std::vector<ConfigGroup> groups_;
+  std::optional<DType> type_;
+};
+
+}  // namespace
+
+std::unique_ptr<ArtifactWriter> make_compressed_tensors_writer(const ModelSource& source, const ExportOptions&) {
+  return std::make_unique<CompressedTensorsExporter>(source);
+}
+
+}  // namespace retort

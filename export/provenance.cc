@@ -1,0 +1,54 @@
+#include "export/provenance.h"
+
+#include <algorithm>
+
+#include "core/base/digest.h"
+#include "core/base/json.h"
+#include "export/verify/artifact.h"
+
+namespace fs = std::filesystem;
+
+namespace retort {
+namespace {
+
+std::string text_at(const Json& json, const char* key) {
+  const auto found = json.is_object() ? json.find(key) : json.end();
+  return found == json.end() || !found->is_string() ? std::string() : found->get<std::string>();
+}
+
+// The report names no files.
+std::string calibration_of(const Json& report) {
+  const auto options = report.is_object() ? report.find("options") : report.end();
+  if (options == report.end() || !options->is_object() || !options->contains("samples")) return {};
+  return (*options)["samples"].dump() + " windows of " + options->value("sequence_length", Json()).dump() + " tokens";
+}
+
+std::string tokenizer_digest(const ModelSource& source) {
+  if (source.side_file("tokenizer.json") == nullptr && source.side_file("tokenizer.model") == nullptr) return {};
+  std::string ids;
+  for (const int32_t id : source.tokenizer()->encode(hard_text(), true)) ids += std::to_string(id) + ",";
+  return digest_of(ids);
+}
+
+}  // namespace
+
+Provenance provenance_of(const ModelSource& source) {
+  Provenance provenance;
+  const fs::path report = source.path() / "retort.json";
+  if (fs::is_regular_file(report)) provenance.report = read_json_file(report);
+  provenance.scheme = text_at(provenance.report, "scheme");
+  provenance.method = text_at(provenance.report, "method");
+  provenance.calibration = calibration_of(provenance.report);
+  provenance.tokenizer_digest = tokenizer_digest(source);
+  if (const std::string chat = source.chat_template(); !chat.empty()) provenance.template_digest = digest_of(chat);
+  return provenance;
+}
+
+std::string base_model_of(const ModelConfig& config) {
+  const std::string name = text_at(config.json, "_name_or_path");
+  return std::ranges::count(name, '/') == 1 && name.front() != '/' && name.front() != '.' && name.back() != '/'
+             ? name
+             : std::string();
+}
+
+}  // namespace retort

@@ -1,0 +1,148 @@
+// Checkpoints that other programs quantized, written into every other format: the same integers, or a refusal that
+// names a format that holds them; and their logits, as transformers computes them from the dequantized weights.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/checkpoint/safetensors.h"
+#include "export/exporter.h"
+#include "export/verifier.h"
+#include "runtime/engine.h"
+#include "tests/support/tiny_model.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using testing::TempDir;
+
+const fs::path kSamples = RETORT_SOURCE_DIR "/../shared/data/quantized";
+
+ThreadPool& pool() {
+  static ThreadPool threads(1);
+  return threads;
+}
+ProgressSink g_silent;
+Context g_context{pool(), g_silent};
+
+// What a format says of a sample: nothing, or a part of its refusal.
+struct Target {
+  const char *format, *refusal;
+};
+struct Sample {
+  const char* name;
+  std::vector<Target> targets;
+};
+
+std::vector<Sample> samples() {
+  const std::vector<Target> all{{"gguf", ""}, {"onnx", ""}, {"gptq", ""}, {"awq", ""}, {"compressed-tensors", ""},
+                                {"mlx", ""}};
+  const std::vector<Target> scattered{{"gguf", "activation order. Use --format gptq"},
+                                      {"onnx", "MatMulNBits. Use --format gptq"},
+                                      {"gptq", ""},
+                                      {"awq", "GEMM layout. Use --format gptq"},
+                                      {"compressed-tensors", "activation order. Use --format gptq"},
+                                      {"mlx", "Use --format gptq"}};
+  return {{"gptqmodel-gptq", all},
+          {"gptqmodel-gptq-v2-desc-act", scattered},
+          {"gptqmodel-awq", all},
+          {"llmcompressor-gptq", all},
+          {"llmcompressor-awq", all}};
+}
+
+std::vector<float> values_of(const SafetensorsFile& file, const TensorInfo& info) {
+  std::vector<float> values(info.bytes / size_of(info.dtype));
+  decode_to_f32(info.dtype, file.data(info), values);
+  return values;
+}
+
+std::string export_error(const ModelSource& source, const fs::path& path, const char* format) {
+  try {
+    if (export_format(format).directory) fs::create_directories(path);
+    export_model(source, path, {.format = format, .type = {}}, g_context);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return {};
+}
+
+TEST(Conversion, KeepsTheIntegersOfOtherPrograms) {
+  if (!fs::exists(kSamples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << kSamples;
+  for (const Sample& sample : samples()) {
+    const auto source = open_model(kSamples / sample.name);
+    for (const Target& target : sample.targets) {
+      SCOPED_TRACE(std::string(sample.name) + " to " + target.format);
+      TempDir dir;
+      const fs::path path = dir.path() / target.format;
+      const std::string error = export_error(*source, path, target.format);
+      if (*target.refusal != '\0') {
+        EXPECT_THAT(error, HasSubstr(target.refusal));
+        continue;
+      }
+      ASSERT_EQ(error, "");
+      const VerifyResult result = verify_artifact(path, *source, g_context);
+      EXPECT_TRUE(result.equal()) << ::testing::PrintToString(result.differences);
+    }
+  }
+}
+
+// Written in the format that it came in, a sample has the tensors that the other program wrote, byte for byte.
+TEST(Conversion, WritesTheTensorsOfOtherProgramsAgain) {
+  if (!fs::exists(kSamples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << kSamples;
+  for (const Sample& sample : samples()) {
+    const auto source = open_model(kSamples / sample.name);
+    TempDir dir;
+    const std::string format(source->container());
+    ASSERT_EQ(export_error(*source, dir.path() / "again", format.c_str()), "");
+    const SafetensorsFile theirs(kSamples / sample.name / "model.safetensors"),
+        ours(dir.path() / "again" / "model.safetensors");
+    ASSERT_EQ(ours.tensors().size(), theirs.tensors().size());
+    for (const TensorInfo& expected : theirs.tensors()) {
+      SCOPED_TRACE(std::string(sample.name) + " " + expected.name);
+      const auto found = std::ranges::find(ours.tensors(), expected.name, &TensorInfo::name);
+      ASSERT_NE(found, ours.tensors().end());
+      EXPECT_EQ(found->shape, expected.shape);
+      if (found->dtype == expected.dtype) {
+        EXPECT_TRUE(std::ranges::equal(ours.data(*found), theirs.data(expected)));
+        continue;
+      }
+      // GPTQModel writes the scales of AWQ in the model's type; the layout's own is F16.
+      ASSERT_TRUE(expected.name.ends_with(".scales") && format == "awq");
+      EXPECT_EQ(values_of(ours, *found), values_of(theirs, expected));
+    }
+  }
+}
+
+TEST(Conversion, GivesTheLogitsOfTheDequantizedWeights) {
+  if (!fs::exists(kSamples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << kSamples;
+  for (const Sample& sample : samples()) {
+    SCOPED_TRACE(sample.name);
+    const Json golden =
+        read_json_file(fs::path(RETORT_SOURCE_DIR "/tests/golden/quantized") / (std::string(sample.name) + ".json"));
+    const auto source = open_model(kSamples / sample.name);
+    EngineOptions options;
+    options.float_math = true;
+    const auto engine = load_engine(*source, options, g_context);
+    const auto ids = golden["ids"].get<std::vector<int32_t>>();
+    const auto count = static_cast<int64_t>(ids.size()), every = golden["every"].get<int64_t>();
+    const auto session = engine->new_session(count);
+    std::vector<float> logits(ids.size() * static_cast<size_t>(source->config().vocab_size));
+    engine->forward(*session, ids, count, logits);
+    // Float32 sums in another order.
+    const float tolerance = 1e-5f * golden["largest"].get<float>();
+    for (int64_t t = 0; t < count; ++t) {
+      const auto expected = golden["logits"][static_cast<size_t>(t)].get<std::vector<float>>();
+      for (size_t i = 0; i < expected.size(); ++i)
+        ASSERT_NEAR(logits[static_cast<size_t>(t * source->config().vocab_size + static_cast<int64_t>(i) * every)],
+                    expected[i], tolerance)
+            << t << " " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace retort
