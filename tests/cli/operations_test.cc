@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <set>
 
 #include "cli/options.h"
@@ -59,6 +60,17 @@ class Program : public ::testing::Test {
   fs::path directory_ = testing::fresh_directory("program");
 };
 
+// Whether `help` has the option of that name, and not just one that begins like it.
+bool shows_option(const std::string& help, const std::string& name) {
+  const std::string option = "--" + name;
+  for (size_t at = help.find(option); at != std::string::npos; at = help.find(option, at + 1)) {
+    const size_t end = at + option.size();
+    if (end == help.size() || (std::isalnum(static_cast<unsigned char>(help[end])) == 0 && help[end] != '-'))
+      return true;
+  }
+  return false;
+}
+
 TEST_F(Program, ExplainsEveryCommand) {
   const std::string general = retort({"--help"}).out;
   for (const Operation& operation : operations()) {
@@ -67,8 +79,7 @@ TEST_F(Program, ExplainsEveryCommand) {
     const Finished help = retort({name, "--help"});
     EXPECT_EQ(help.code, 0) << name;
     for (const ParamSpec& spec : operation.params) {
-      const bool shown = help.out.find("--" + std::string(spec.name)) != std::string::npos;
-      EXPECT_NE(shown, spec.positional) << name << " " << spec.name;
+      EXPECT_NE(shows_option(help.out, std::string(spec.name)), spec.positional) << name << " " << spec.name;
     }
   }
 }
