@@ -62,6 +62,11 @@ def quantized(model, output, scheme, *options):
     return output
 
 
+def keep_tied_head(scheme):
+    """q4_0 gives the head, here the embedding too, q6_k as llama-quantize does: only GGUF holds that."""
+    return ("--keep", "model.embed_tokens.weight=q8_0") if scheme == "q4_0" else ()
+
+
 def exported(model, output, *options):
     """Exports and lets `verify` prove that nothing was lost."""
     retort("export", model, "--output", output, *options)

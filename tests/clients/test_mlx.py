@@ -68,7 +68,7 @@ class Teacher(Case):
         for scheme in ("int4-g128-sym", "int4-g32-asym", "int8-g64-sym", "int8-channel-asym", "int3-g64-asym",
                        "int2-g32-sym", "q4_0", "q8_0"):
             with self.subTest(scheme=scheme):
-                model = common.quantized(common.TEACHER, self.dir / scheme, scheme)
+                model = common.quantized(common.TEACHER, self.dir / scheme, scheme, *common.keep_tied_head(scheme))
                 config = self.check(common.exported(model, self.dir / f"{scheme}.mlx", "--format", "mlx"), model)
                 group = {"int8-channel-asym": 128, "q4_0": 32, "q8_0": 32}.get(scheme) or int(scheme.split("-")[1][1:])
                 self.assertEqual(config["quantization"]["group_size"], group)

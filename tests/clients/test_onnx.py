@@ -154,7 +154,7 @@ class Teacher(Case):
     def test_schemes(self):
         ids = common.tokenize(common.TEACHER, common.PROMPT)
         for scheme in ("int4-g128-sym", "int4-g32-asym", "int8-channel-sym", "int3-g64-asym", "int2-g32-sym", "q4_0", "q8_0"):
-            model = common.quantized(common.TEACHER, self.dir / scheme, scheme)
+            model = common.quantized(common.TEACHER, self.dir / scheme, scheme, *common.keep_tied_head(scheme))
             dense = common.exported(model, self.dir / f"{scheme}.hf", "--format", "hf", "--type", "f32")
             dense, expected = load_file(dense / "model.safetensors"), common.logits(model, ids)
             for operators in OPERATORS:
