@@ -23,10 +23,7 @@ class AwqExporter : public ModuleCheckpoint {
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     if (!groups_in_order(m)) return "columns in activation order have no place in the GEMM layout";
-    if (std::string reason = refuses_uniform(planned, m, scheme_); !reason.empty()) return reason;
-    QuantizedMatrix shape{
-        .scheme = scheme_, .rows = m.rows, .cols = m.cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}};
-    return layout_.refuses(shape);
+    return refuses_uniform(planned, m, scheme_, layout_);
   }
 
  protected:

@@ -91,15 +91,13 @@ std::string quality(std::span<const Json> measured) {
   if (measured.empty()) return "Perplexity and divergence were not measured for this card.\n";
   std::string text =
       "Measured by `retort eval` on the model that this artifact was made from, whose numbers it holds. KL is that of "
-      "the "
-      "reference from this model, in nats per token, over the same scored positions.\n\n"
+      "the reference from this model, in nats per token, over the same scored positions.\n\n"
       "| convention | tokens scored | perplexity | mean KL | 99th percentile of KL | largest KL | same first token |\n"
       "| --- | --- | --- | --- | --- | --- | --- |\n";
   for (const Json& json : measured) text += measurement(json);
   return text +
          "\n`windows-N`: windows of N tokens that do not overlap, tokens 2 to N scored. `llama.cpp-N`: the second half "
-         "of "
-         "each window scored, as llama-perplexity does.\n";
+         "of each window scored, as llama-perplexity does.\n";
 }
 
 std::string loaders(const std::string& format, const std::string& gguf) {

@@ -10,7 +10,7 @@
 namespace retort {
 
 // `measured`: the JSON objects that `retort eval` gave for this model; may be empty.
-// `files`: the name of the GGUF file, where the artifact has one; else empty.
+// `gguf`: the name of the GGUF file, where the artifact has one; else empty.
 std::string model_card(const ModelSource& source, const ExportOptions& options, const ExportSummary& summary,
                        std::span<const Json> measured, const std::string& gguf);
 

@@ -15,10 +15,7 @@ class GptqExporter : public ModuleCheckpoint {
       : ModuleCheckpoint(source), scheme_(uniform_scheme(source)), layout_(packed_format(version())) {}
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
-    if (std::string reason = refuses_uniform(planned, m, scheme_); !reason.empty()) return reason;
-    QuantizedMatrix shape{
-        .scheme = scheme_, .rows = m.rows, .cols = m.cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}};
-    return layout_.refuses(shape);
+    return refuses_uniform(planned, m, scheme_, layout_);
   }
 
  protected:

@@ -42,7 +42,8 @@ Scheme uniform_scheme(const ModelSource& source) {
   return common;
 }
 
-std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& m, const Scheme& uniform) {
+std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& m, const Scheme& uniform,
+                            const PackedFormat& layout) {
   const auto number = [](int64_t value) { return std::to_string(value); };
   if (planned.rule->input == Input::kNone) return "only the linear weights of layers have a place in it";
   if (!m.scheme.is_plain()) return "it holds integers times one scale";
@@ -51,7 +52,8 @@ std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix&
   const int64_t from = m.scheme.group_size(m.cols), to = uniform.group_size(m.cols);
   if (m.cols % to != 0 || from % to != 0 || (from != to && !groups_in_order(m)))
     return "its groups of " + number(from) + " are not whole groups of " + number(to) + ", the one size of the file";
-  return {};
+  return layout.refuses(
+      {.scheme = uniform, .rows = m.rows, .cols = m.cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}});
 }
 
 QuantizedMatrix in_uniform(QuantizedMatrix matrix, const Scheme& uniform) {

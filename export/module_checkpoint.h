@@ -18,8 +18,9 @@ std::string module_name(const PlannedTensor& planned);
 // The scheme of a file that has one width and one group size: the width that most weights of layers have, the smallest
 // group of those, and zero points if any of them has some. A model without integers is an Error.
 Scheme uniform_scheme(const ModelSource& source);
-// Why a matrix cannot be restated in `uniform` with the same numbers; empty: it can.
-std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& matrix, const Scheme& uniform);
+// Why a matrix cannot be restated in `uniform` with the same numbers, or `layout` cannot hold that; empty: it can.
+std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& matrix, const Scheme& uniform,
+                            const PackedFormat& layout);
 // The matrix in `uniform`; the caller knows that it fits.
 QuantizedMatrix in_uniform(QuantizedMatrix matrix, const Scheme& uniform);
 
@@ -31,8 +32,8 @@ class ModuleCheckpoint : public ArtifactWriter {
 
  protected:
   explicit ModuleCheckpoint(const ModelSource& source) : source_(source) {}
-  // Along which axis of two-dimensional parts the rows of the matrix lie: they are then made and joined a run of 32 rows
-  // or several at a time. Below 0: parts_of needs the whole matrix.
+  // Along which axis of two-dimensional parts the rows of the matrix lie: they are then made and joined a run of 32
+  // rows or several at a time. Below 0: parts_of needs the whole matrix.
   virtual int row_axis() const { return -1; }
   // The tensors of one matrix, or of a run of its rows, named without the module.
   virtual std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) = 0;

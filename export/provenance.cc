@@ -20,7 +20,9 @@ std::string text_at(const Json& json, const char* key) {
 std::string calibration_of(const Json& report) {
   const auto options = report.is_object() ? report.find("options") : report.end();
   if (options == report.end() || !options->is_object() || !options->contains("samples")) return {};
-  return (*options)["samples"].dump() + " windows of " + options->value("sequence_length", Json()).dump() + " tokens";
+  const std::string windows = (*options)["samples"].dump() + " windows";
+  const auto tokens = options->value("sequence_length", int64_t{0});  // 0: chosen by the model's context
+  return tokens > 0 ? windows + " of " + std::to_string(tokens) + " tokens" : windows;
 }
 
 std::string tokenizer_digest(const ModelSource& source) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/dtype.h"
+#include "core/base/files.h"
 
 namespace fs = std::filesystem;
 
@@ -34,13 +35,6 @@ double round_values(DType type, std::span<const float> values, std::vector<std::
 bool fits_f16(std::span<const float> values) {
   return std::ranges::none_of(values,
                               [](float value) { return std::isfinite(value) && std::abs(value) > kLargestF16; });
-}
-
-uint64_t bytes_of(const fs::path& directory) {
-  uint64_t bytes = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(directory))
-    if (entry.is_regular_file()) bytes += entry.file_size();
-  return bytes;
 }
 
 }  // namespace
@@ -124,7 +118,7 @@ void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {
   Json report = to_json(summary, Figures::kReproducible);
   report["options"] = options;
   writer_.finish(source_.config().json, report);
-  summary.output_bytes = bytes_of(directory_);
+  summary.output_bytes = bytes_below(directory_);
 }
 
 }  // namespace retort

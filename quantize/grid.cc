@@ -11,13 +11,13 @@
 namespace retort {
 
 // One candidate per lane: a weight x has the level round(x * inverse + shift), held in [least, most].
-struct GridFitter::Candidates {
+struct GridCandidates {
   Lanes inverse, shift, least, most;
   float zero = 0;
 };
 
 // The sums over a group's weights for each candidate.
-struct GridFitter::Totals {
+struct GridTotals {
   Lanes product, square, level;  // of importance times: x * level, level^2, level
 };
 
@@ -47,9 +47,9 @@ RETORT_EACH_ISA void fill(Lanes& out, double first, double step) {
   out = static_cast<float>(first) + static_cast<float>(step) * kSteps;
 }
 
-RETORT_EACH_ISA void sum_levels(const float* values, const float* importance, int64_t size, const Lanes* candidates,
-                                Lanes* totals) {
-  const Lanes inverse = candidates[0], shift = candidates[1], least = candidates[2], most = candidates[3];
+RETORT_EACH_ISA void sum_levels(const float* values, const float* importance, int64_t size,
+                                const GridCandidates& candidates, GridTotals& totals) {
+  const Lanes inverse = candidates.inverse, shift = candidates.shift, least = candidates.least, most = candidates.most;
   Lanes product = {}, square = {}, sum = {};
   for (int64_t i = 0; i < size; ++i) {
     Lanes level = values[i] * inverse + shift;
@@ -61,17 +61,18 @@ RETORT_EACH_ISA void sum_levels(const float* values, const float* importance, in
     square += weighted * level;
     sum += weighted;
   }
-  totals[0] = product;
-  totals[1] = square;
-  totals[2] = sum;
+  totals.product = product;
+  totals.square = square;
+  totals.level = sum;
 }
 
 // As above with the nearest of sixteen levels.
 RETORT_EACH_ISA void sum_book_levels(const float* values, const float* importance, int64_t size, const float* levels,
-                                     const Lanes* inverses, Lanes* totals) {
+                                     const GridCandidates& candidates, GridTotals& totals) {
+  const Lanes inverse = candidates.inverse;
   Lanes product = {}, square = {};
   for (int64_t i = 0; i < size; ++i) {
-    const Lanes scaled = values[i] * *inverses;
+    const Lanes scaled = values[i] * inverse;
     Lanes level = Lanes{} + levels[0];
     for (int64_t k = 1; k < kLanes; ++k) {
       const Lanes next = Lanes{} + levels[k];
@@ -81,16 +82,16 @@ RETORT_EACH_ISA void sum_book_levels(const float* values, const float* importanc
     product += weighted * values[i];
     square += weighted * level;
   }
-  totals[0] = product;
-  totals[1] = square;
-  totals[2] = Lanes{};
+  totals.product = product;
+  totals.square = square;
+  totals.level = Lanes{};
 }
 
 // By how much the squared error falls below that of all zeros, for each candidate: with a minimum where it helps and
 // is allowed, else with a scale alone; -1 without any level but 0.
-RETORT_EACH_ISA void gains_of(const Lanes* totals, float values, float weights, bool minima, bool signed_minima,
+RETORT_EACH_ISA void gains_of(const GridTotals& totals, float values, float weights, bool minima, bool signed_minima,
                               Lanes* gains) {
-  const Lanes product = totals[0], square = totals[1], level = totals[2];
+  const Lanes product = totals.product, square = totals.square, level = totals.level;
   const Lanes none = Lanes{} - 1.0f;
   Lanes gain = product * product / square;
   gain = square > 0.0f ? gain : none;
@@ -173,17 +174,16 @@ void GridFitter::load(std::span<const float> values, std::span<const float> impo
 }
 
 // With a minimum m, the least-squares scale s solves s * square - m * level = product, s * level - m * weight = sum x.
-void GridFitter::try_candidates(const Candidates& candidates, Fit& best) const {
-  Totals totals;
+void GridFitter::try_candidates(const GridCandidates& candidates, Fit& best) const {
+  GridTotals totals;
   const auto size = static_cast<int64_t>(values_.size());
   if (scheme_.book == CodeBook::kLinear) {
-    sum_levels(values_.data(), importance_.data(), size, &candidates.inverse, &totals.product);
+    sum_levels(values_.data(), importance_.data(), size, candidates, totals);
   } else {
-    sum_book_levels(values_.data(), importance_.data(), size, levels_of(scheme_.book).data(), &candidates.inverse,
-                    &totals.product);
+    sum_book_levels(values_.data(), importance_.data(), size, levels_of(scheme_.book).data(), candidates, totals);
   }
   Lanes gains;
-  gains_of(&totals.product, static_cast<float>(value_sum_), static_cast<float>(weight_sum_), scheme_.has_minima(),
+  gains_of(totals, static_cast<float>(value_sum_), static_cast<float>(weight_sum_), scheme_.has_minima(),
            !scheme_.is_super_block(), &gains);
   int64_t lane = 0;
   for (int64_t i = 1; i < kLanes; ++i)
@@ -191,7 +191,7 @@ void GridFitter::try_candidates(const Candidates& candidates, Fit& best) const {
   if (static_cast<double>(gains[lane]) > best.gain) take_lane(totals, lane, candidates.zero, best);
 }
 
-void GridFitter::take_lane(const Totals& totals, int64_t lane, float zero, Fit& best) const {
+void GridFitter::take_lane(const GridTotals& totals, int64_t lane, float zero, Fit& best) const {
   const double product = totals.product[lane], square = totals.square[lane], level = totals.level[lane];
   Fit fit{.zero = zero, .square = square, .level = level, .weight = weight_sum_};
   const double determinant = square * weight_sum_ - level * level;
@@ -212,7 +212,7 @@ void GridFitter::take_lane(const Totals& totals, int64_t lane, float zero, Fit& 
 void GridFitter::try_widths(double unit, double least, float zero, Fit& best) const {
   const Range range = rule_ == GridRule::kLargestWeight ? Range{1, 1} : widths_of(scheme_);
   const double low = scheme_.has_minima() ? 0.0 : -zero;
-  Candidates widths;
+  GridCandidates widths;
   widths.zero = zero;
   const double step = (range.to - range.from) / (kLanes - 1);
   fill(widths.inverse, range.from * unit, step * unit);
@@ -226,7 +226,7 @@ void GridFitter::try_widths(double unit, double least, float zero, Fit& best) co
 void GridFitter::try_around(Fit& best) const {
   if (best.scale == 0) return;
   const double low = scheme_.has_minima() ? 0.0 : -best.zero;
-  Candidates around{.inverse = {}, .shift = {}, .least = {}, .most = {}, .zero = best.zero};
+  GridCandidates around{.inverse = {}, .shift = {}, .least = {}, .most = {}, .zero = best.zero};
   fill(around.inverse, 0.95 / best.scale, 0.1 / (kLanes - 1) / best.scale);
   fill(around.least, low, 0);
   fill(around.most, low + scheme_.max_code(), 0);

@@ -30,6 +30,9 @@ struct UnitGrids {
 // How wide a grid is: as wide as the largest weight needs, or what leaves the smallest squared error.
 enum class GridRule : uint8_t { kSmallestError, kLargestWeight };
 
+struct GridCandidates;  // grid.cc
+struct GridTotals;
+
 // Finds grids. For a list of candidate ranges around the largest weight, each weight gets its nearest code, and the
 // scale (and minimum) that fits these codes best in the least-squares sense is found; the candidate that leaves the
 // smallest error wins. In a super-block the groups are fitted one by one; then the scale of the super-block is the
@@ -52,12 +55,10 @@ class GridFitter {
     double gain = -1;  // by how much the squared error falls below that of all zeros
     double square = 0, level = 0, weight = 0;
   };
-  struct Totals;
-  struct Candidates;
   Fit fit_group(std::span<const float> values, std::span<const float> importance);
   void load(std::span<const float> values, std::span<const float> importance);
-  void try_candidates(const Candidates& candidates, Fit& best) const;
-  void take_lane(const Totals& totals, int64_t lane, float zero, Fit& best) const;
+  void try_candidates(const GridCandidates& candidates, Fit& best) const;
+  void take_lane(const GridTotals& totals, int64_t lane, float zero, Fit& best) const;
   void try_widths(double unit, double least, float zero, Fit& best) const;
   void try_around(Fit& best) const;
   void choose_super_scale(std::span<const Fit> fits, UnitGrids& grids) const;

@@ -3,9 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "core/arch/family.h"
 #include "core/pack/scheme.h"
@@ -17,7 +15,6 @@ struct Mix;
 // nullptr: the name is not that of a mix. q2_k, q6_k, iq4_nl and iq4_xs are both a block type and a mix: in --scheme
 // the mix is meant, in --keep the type.
 const Mix* find_mix(std::string_view name);
-std::vector<std::string> mix_names();
 std::string_view base_of(const Mix& mix);  // the type of most of its tensors
 
 // The type of a matrix. `rule` and `layer` as in expected_tensors.

@@ -47,14 +47,6 @@ struct Stamp {
   }
 };
 
-uint64_t bytes_below(const fs::path& path) {
-  if (!fs::is_directory(path)) return fs::file_size(path);
-  uint64_t sum = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(path))
-    if (entry.is_regular_file()) sum += entry.file_size();
-  return sum;
-}
-
 // "output", or "output.gguf" where the result is a file of that kind.
 std::string extension_of(const Stage& stage) {
   if (stage.operation->output != OutputKind::kByFormat) return "";

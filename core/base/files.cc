@@ -297,4 +297,12 @@ void StagedOutput::commit() {
   committed_ = true;
 }
 
+uint64_t bytes_below(const fs::path& path) {
+  if (!fs::is_directory(path)) return fs::file_size(path);
+  uint64_t total = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(path))
+    if (entry.is_regular_file()) total += entry.file_size();
+  return total;
+}
+
 }  // namespace retort

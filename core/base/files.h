@@ -87,4 +87,7 @@ class StagedOutput {
   bool overwrite_, keep_ = false, committed_ = false;
 };
 
+// Of the file, or of all regular files below the directory.
+uint64_t bytes_below(const std::filesystem::path& path);
+
 }  // namespace retort

@@ -48,14 +48,6 @@ constexpr std::array kParams{
     ParamSpec{"metrics", ParamType::kFile, {}, "card: the JSON that `eval` wrote for the model"},
 };
 
-uint64_t bytes_below(const fs::path& path) {
-  if (!fs::is_directory(path)) return fs::file_size(path);
-  uint64_t total = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(path))
-    if (entry.is_regular_file()) total += entry.file_size();
-  return total;
-}
-
 Json to_json(const ExportSummary& summary, const std::string& format, uint64_t bytes) {
   Json fallbacks = Json::array();
   for (const auto& [tensor, reason] : summary.fallbacks) fallbacks.push_back({{"tensor", tensor}, {"reason", reason}});

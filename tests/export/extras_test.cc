@@ -1,0 +1,133 @@
+// What lies beside and around a GGUF model: its shards, Ollama's Modelfile, and the model card.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/checkpoint/gguf.h"
+#include "export/card.h"
+#include "export/exporter.h"
+#include "export/modelfile.h"
+#include "export/verifier.h"
+#include "tests/export/quantized_model.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::TempDir;
+
+const fs::path kTeacher = RETORT_SOURCE_DIR "/recipes/quickstart/teacher";
+
+class Extras : public ::testing::Test {
+ protected:
+  ExportSummary export_to(const fs::path& path, const ExportOptions& options) {
+    return export_model(*source_, path, options, context_);
+  }
+
+  TempDir temp_;
+  ThreadPool threads_{1};
+  ProgressSink silent_;
+  Context context_{threads_, silent_};
+  std::unique_ptr<ModelSource> source_ =
+      testing::quantized_model(temp_.path() / "model", {.ffn_size = 128}, "q4_0", true);
+};
+
+std::vector<fs::path> files_in(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory)) files.push_back(entry.path());
+  std::ranges::sort(files);
+  return files;
+}
+
+class Shards : public Extras {
+ protected:
+  static constexpr uint64_t kLimit = 20000;
+  void SetUp() override {
+    fs::create_directory(shards_);
+    export_to(shards_, {.format = "gguf", .type = {}, .max_shard_bytes = kLimit});
+    files_ = files_in(shards_);
+  }
+  std::string error_of_opening(const fs::path& path) {
+    try {
+      open_model(path);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  fs::path shards_ = temp_.path() / "shards";
+  std::vector<fs::path> files_;
+};
+
+TEST_F(Shards, HoldTheSameTensorsAsOneFile) {
+  export_to(temp_.path() / "one.gguf", {.format = "gguf", .type = {}});
+  const GgufFile one(temp_.path() / "one.gguf"), split(files_.front());
+  ASSERT_GT(files_.size(), 2u);
+  ASSERT_EQ(split.header().tensors.size(), one.header().tensors.size());
+  for (size_t i = 0; i < one.header().tensors.size(); ++i) {
+    const GgufTensorInfo &expected = one.header().tensors[i], &found = split.header().tensors[i];
+    EXPECT_EQ(found.name, expected.name);
+    EXPECT_TRUE(std::ranges::equal(split.data(found), one.data(expected))) << found.name;
+  }
+  EXPECT_TRUE(verify_artifact(shards_, *source_, context_).equal());
+  EXPECT_TRUE(verify_artifact(files_.front(), *source_, context_).equal());
+}
+
+TEST_F(Shards, KeepUnderTheLimitAndAreNamedAsLlamaCppDoes) {
+  const std::string ending = "-of-0000" + std::to_string(files_.size()) + ".gguf";
+  ASSERT_LT(files_.size(), 10u);
+  for (size_t i = 0; i < files_.size(); ++i) {
+    EXPECT_THAT(files_[i].filename().string(), HasSubstr("-0000" + std::to_string(i + 1) + ending));
+    uint64_t bytes = 0;
+    const MappedFile file(files_[i]);
+    const GgufHeader header = parse_gguf(file.bytes(), "shard");
+    for (const GgufTensorInfo& info : header.tensors) bytes += info.bytes;
+    EXPECT_TRUE(bytes <= kLimit || header.tensors.size() == 1) << files_[i];
+  }
+}
+
+TEST_F(Shards, ThatAreMissingOrInterchangedAreErrors) {
+  EXPECT_THAT(error_of_opening(files_[1]), HasSubstr("not the first file"));
+  fs::rename(files_[1], temp_.path() / "away");
+  EXPECT_THAT(error_of_opening(files_[0]), HasSubstr("missing"));
+  fs::copy_file(files_[2], files_[1]);
+  EXPECT_THAT(error_of_opening(files_[0]), HasSubstr("another"));
+}
+
+TEST(Modelfile, HasTheLayoutOfTurnsAndTheStops) {
+  const Modelfile file = modelfile_of(*open_model(kTeacher), "model.gguf");
+  EXPECT_EQ(file.problem, "");
+  EXPECT_THAT(file.text, HasSubstr("FROM ./model.gguf\n"));
+  EXPECT_THAT(file.text, HasSubstr("<|im_start|>{{ .Role }}"));
+  EXPECT_THAT(file.text, HasSubstr("PARAMETER stop \"<|im_end|>\""));
+}
+
+TEST_F(Extras, ATemplateThatOllamaCannotRenderIsReported) {
+  TempDir copy;
+  fs::copy(kTeacher, copy.path() / "model", fs::copy_options::recursive);
+  write_text_file(copy.path() / "model" / "chat_template.jinja",
+                  "{% for m in messages %}({{ m.content }}){% endfor %}");
+  const Modelfile file = modelfile_of(*open_model(copy.path() / "model"), "model.gguf");
+  EXPECT_THAT(file.problem, HasSubstr("Ollama"));
+  EXPECT_THAT(file.text, Not(HasSubstr("TEMPLATE")));
+}
+
+TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
+  const ExportOptions options{.format = "gguf", .type = {}};
+  const ExportSummary summary = export_to(temp_.path() / "model.gguf", options);
+  EXPECT_THAT(model_card(*source_, options, summary, {}, "model.gguf"), HasSubstr("were not measured"));
+  const Json measured{{"convention", "windows-256"}, {"tokens", 4080}, {"perplexity", 54.4}, {"kl_mean", nullptr}};
+  const std::string card = model_card(*source_, options, summary, {&measured, 1}, "model.gguf");
+  EXPECT_THAT(card, HasSubstr("| windows-256 | 4080 | 54.4 | not measured |"));
+  EXPECT_THAT(card, HasSubstr("llama-cli -m model.gguf"));
+  EXPECT_THAT(card, Not(HasSubstr("were not measured")));
+  const Json other{{"loss", 1}};
+  EXPECT_THROW(model_card(*source_, options, summary, {&other, 1}, ""), Error);
+}
+
+}  // namespace
+}  // namespace retort
