@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "quantize/grid.h"
 
@@ -31,6 +32,29 @@ ColumnChannels channels_of(const ModelConfig& config, Input input) {
 }
 
 bool has_own_scales(const Scheme& scheme) { return scheme.granularity != Granularity::kTensor; }
+
+// False where rounding to f16 changes a value by more than a 256th.
+bool divide_by_row(std::vector<float>& values, std::span<const float> divisors) {
+  const size_t width = values.size() / divisors.size();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float exact = values[i] / divisors[i / width];
+    values[i] = round_to_f16(exact);
+    if (!(std::abs(values[i] - exact) <= std::abs(exact) / 256)) return false;
+  }
+  return true;
+}
+
+struct RowGrids {
+  std::vector<float> scales, minima;
+};
+
+// The codes stay: a row's grid does not depend on its size. Nothing where f16 cannot hold the divided scales.
+std::optional<RowGrids> divided(const QuantizedMatrix& matrix, std::span<const float> divisors) {
+  const bool super = matrix.scheme.is_super_block();
+  RowGrids grids{super ? matrix.super.scales : matrix.scales, super ? matrix.super.minima : matrix.minima};
+  if (!divide_by_row(grids.scales, divisors) || !divide_by_row(grids.minima, divisors)) return std::nullopt;
+  return grids;
+}
 
 class Folder {
  public:
@@ -62,7 +86,7 @@ class Folder {
       return true;
     }
     SolvedMatrix& matrix = solved_.matrices.at(name_before(Part::kWeight));
-    if (!divide_rows(*matrix.matrix, rows)) return false;
+    if (!divided(*matrix.matrix, rows)) return false;
     matrix.row_divisors = rows;
     if (group_.source.find(name_before(Part::kBias))) divide_vector(name_before(Part::kBias), rows);
     return true;
@@ -84,29 +108,6 @@ class Folder {
     solved_.vectors[name] = std::move(values);
   }
 
-  // The codes stay: a row's grid does not depend on its size.
-  static bool divide_rows(QuantizedMatrix& matrix, std::span<const float> divisors) {
-    const bool super = matrix.scheme.is_super_block();
-    std::vector<float> scales = super ? matrix.super.scales : matrix.scales;
-    std::vector<float> minima = super ? matrix.super.minima : matrix.minima;
-    if (!divide_by_row(scales, divisors) || !divide_by_row(minima, divisors)) return false;
-    (super ? matrix.super.scales : matrix.scales) = std::move(scales);
-    (super ? matrix.super.minima : matrix.minima) = std::move(minima);
-    if (super) expand_super_scales(matrix, 0, matrix.rows);
-    return true;
-  }
-
-  // False where rounding to f16 changes a value by more than a 256th.
-  static bool divide_by_row(std::vector<float>& values, std::span<const float> divisors) {
-    const size_t width = values.size() / divisors.size();
-    for (size_t i = 0; i < values.size(); ++i) {
-      const float exact = values[i] / divisors[i / width];
-      values[i] = round_to_f16(exact);
-      if (!(std::abs(values[i] - exact) <= std::abs(exact) / 256)) return false;
-    }
-    return true;
-  }
-
   const InputGroup& group_;
   const ModelConfig& config_;
   SolvedLayer& solved_;
@@ -115,6 +116,18 @@ class Folder {
 };
 
 }  // namespace
+
+void divide_rows(SolvedLayer& layer) {
+  for (auto& [name, solved] : layer.matrices) {
+    if (solved.row_divisors.empty()) continue;
+    QuantizedMatrix& matrix = *solved.matrix;
+    const bool super = matrix.scheme.is_super_block();
+    RowGrids grids = *divided(matrix, solved.row_divisors);
+    (super ? matrix.super.scales : matrix.scales) = std::move(grids.scales);
+    (super ? matrix.super.minima : matrix.minima) = std::move(grids.minima);
+    if (super) expand_super_scales(matrix, 0, matrix.rows);
+  }
+}
 
 std::vector<SolvedMatrix> solve_scaled(const Quantizer& quantizer, const InputGroup& group,
                                        const SolverOptions& options, SolvedLayer& solved, Context& context) {

@@ -31,4 +31,8 @@ struct InputGroup {
 std::vector<SolvedMatrix> solve_scaled(const Quantizer& quantizer, const InputGroup& group,
                                        const SolverOptions& options, SolvedLayer& solved, Context& context);
 
+// Divides the rows of the value and up matrices that factors were folded into: until then a matrix of `layer` is as it
+// was solved, which is what the matrices behind it were solved with.
+void divide_rows(SolvedLayer& layer);
+
 }  // namespace retort

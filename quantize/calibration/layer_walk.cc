@@ -5,6 +5,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "core/base/error.h"
@@ -18,6 +19,9 @@
 
 namespace retort {
 namespace {
+
+// In the order in which a layer's text reaches them.
+constexpr std::array kInputs{Input::kAttentionNorm, Input::kAttention, Input::kFfnNorm, Input::kFfn};
 
 // In the three forms that a walk needs.
 struct LayerWeights {
@@ -47,31 +51,50 @@ class SequentialWalk : public LayerWalk {
   }
 
   SolvedLayer solve_layer(int64_t layer) override {
-    if (auto finished = state_.load_layer(layer)) return std::move(*finished);
-    const at::NoGradGuard no_grad;
-    if (shards_.empty()) begin_at(layer);
+    std::optional<SolvedLayer> finished = state_.load_layer(layer);
+    if (!finished) {
+      const at::NoGradGuard no_grad;
+      if (shards_.empty()) begin_at(layer);
+      finished = solve(layer);
+      state_.save_layer(layer, *finished);
+    }
+    divide_rows(*finished);
+    return std::move(*finished);
+  }
+
+ private:
+  SolvedLayer solve(int64_t layer) {
     LayerWeights weights = load(layer);
     SolvedLayer solved;
-    for (const Input input : {Input::kAttentionNorm, Input::kAttention, Input::kFfnNorm, Input::kFfn}) {
+    for (const Input input : kInputs) {
       step(layer, weights);
       solve_group(layer, input, weights, solved);
       context_.check_interrupted();
     }
-    const bool last = layer + 1 == config_.layers;
-    if (!last) step(layer, weights);
-    state_.save_layer(layer, solved, last ? std::vector<at::Tensor>{} : hidden_states());
+    if (layer + 1 < config_.layers) step(layer, weights);
     return solved;
   }
 
- private:
-  // The text at the entrance of `layer`: embedded, or as an earlier run left it.
+  // The text at the entrance of `layer`, behind those that an earlier run has solved.
   void begin_at(int64_t layer) {
-    const std::vector<at::Tensor> hidden =
-        layer > 0 ? state_.load_hidden(layer - 1) : embedded_shards(source_, windows_);
-    const size_t walks = follow_float_ ? 2 : 1, kept = layer > 0 ? walks : 1, shards = hidden.size() / kept;
-    for (size_t i = 0; i < shards * walks; ++i)
-      (i < shards ? shards_ : float_shards_)
-          .push_back({hidden[i % hidden.size()].to(placement_.device), {}, Input::kNone});
+    for (at::Tensor& hidden : embedded_shards(source_, windows_)) {
+      const at::Tensor states = hidden.to(placement_.device);
+      shards_.push_back({states, {}, Input::kNone});
+      if (follow_float_) float_shards_.push_back({states, {}, Input::kNone});
+    }
+    for (int64_t finished = 0; finished < layer; ++finished) pass(finished);
+  }
+
+  void pass(int64_t layer) {
+    LayerWeights weights = load(layer);
+    const SolvedLayer solved = *state_.load_layer(layer);
+    for (const TensorPlan& plan : plan_) {
+      const auto matrix = solved.matrices.find(plan.tensor->name);
+      if (plan.layer == layer && matrix != solved.matrices.end() && matrix->second.matrix)
+        weights.quantized(plan.rule->role) = dequantized(matrix->second);
+    }
+    for (size_t i = 0; i <= kInputs.size(); ++i) step(layer, weights);
+    context_.check_interrupted();
   }
 
   LayerWeights load(int64_t layer) const {
@@ -164,13 +187,6 @@ class SequentialWalk : public LayerWalk {
     });
     if (!solved.column_factors.empty()) values.div_(at::tensor(solved.column_factors));
     return values.to(placement_.device, type_);
-  }
-
-  std::vector<at::Tensor> hidden_states() const {
-    std::vector<at::Tensor> hidden;
-    for (const LayerState& shard : shards_) hidden.push_back(shard.hidden);
-    for (const LayerState& shard : float_shards_) hidden.push_back(shard.hidden);
-    return hidden;
   }
 
   const ModelSource& source_;

@@ -103,17 +103,15 @@ std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan,
 }
 
 WalkState::WalkState(fs::path directory, std::string key) : directory_(std::move(directory)), key_(std::move(key)) {
-  const fs::path first = file("layer", 0);
+  const fs::path first = file(0);
   if (!fs::exists(first) || !has_key(first, key_)) fs::remove_all(directory_);
   fs::create_directories(directory_);
 }
 
-fs::path WalkState::file(const char* what, int64_t layer) const {
-  return directory_ / (std::string(what) + "-" + std::to_string(layer) + ".h5");
-}
+fs::path WalkState::file(int64_t layer) const { return directory_ / ("layer-" + std::to_string(layer) + ".h5"); }
 
 std::optional<SolvedLayer> WalkState::load_layer(int64_t layer) const {
-  const fs::path path = file("layer", layer);
+  const fs::path path = file(layer);
   if (!fs::exists(path)) return std::nullopt;
   const ArrayReader reader(path);
   SolvedLayer solved;
@@ -124,25 +122,8 @@ std::optional<SolvedLayer> WalkState::load_layer(int64_t layer) const {
   return solved;
 }
 
-std::vector<at::Tensor> WalkState::load_hidden(int64_t layer) const {
-  const ArrayReader reader(file("hidden", layer));
-  std::vector<at::Tensor> hidden;
-  for (size_t i = 0; reader.has(std::to_string(i)); ++i) {
-    ArrayReader::Floats floats = reader.read_floats(std::to_string(i));
-    hidden.push_back(at::from_blob(floats.values.data(), floats.shape, at::kFloat).clone());
-  }
-  return hidden;
-}
-
-void WalkState::save_layer(int64_t layer, const SolvedLayer& solved, std::span<const at::Tensor> hidden) {
-  ArrayWriter states(file("hidden", layer));
-  for (size_t i = 0; i < hidden.size(); ++i) {
-    const at::Tensor values = hidden[i].cpu().contiguous();
-    states.write(std::to_string(i), values.sizes().vec(),
-                 {values.const_data_ptr<float>(), static_cast<size_t>(values.numel())});
-  }
-  states.commit();
-  ArrayWriter writer(file("layer", layer));
+void WalkState::save_layer(int64_t layer, const SolvedLayer& solved) {
+  ArrayWriter writer(file(layer));
   Json names = Json::array(), vectors = Json::array();
   for (const auto& [name, matrix] : solved.matrices) {
     names.push_back(name);
@@ -156,7 +137,6 @@ void WalkState::save_layer(int64_t layer, const SolvedLayer& solved, std::span<c
   writer.write("names", names.dump());
   writer.write("vectors", vectors.dump());
   writer.commit();
-  if (layer > 0) fs::remove(file("hidden", layer - 1));
 }
 
 }  // namespace retort

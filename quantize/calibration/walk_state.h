@@ -18,18 +18,17 @@ namespace retort {
 std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
                     const at::Tensor& windows);
 
-// In `directory`: for each finished layer what was solved, for the last of them also the calibration text's
-// hidden states behind it. State of another key is removed.
+// In `directory`: for each finished layer what was solved, before rows are divided (awq/folding.h). State of another
+// key is removed. The text's hidden states are not kept: the solved layers give them again.
 class WalkState {
  public:
   WalkState(std::filesystem::path directory, std::string key);
   std::optional<SolvedLayer> load_layer(int64_t layer) const;
-  std::vector<at::Tensor> load_hidden(int64_t layer) const;
   // The layer counts as finished when this returns.
-  void save_layer(int64_t layer, const SolvedLayer& solved, std::span<const at::Tensor> hidden);
+  void save_layer(int64_t layer, const SolvedLayer& solved);
 
  private:
-  std::filesystem::path file(const char* what, int64_t layer) const;
+  std::filesystem::path file(int64_t layer) const;
 
   std::filesystem::path directory_;
   std::string key_;
