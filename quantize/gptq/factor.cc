@@ -79,7 +79,8 @@ HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOpti
     result.pivots = take_pivots(factor);
     result.feedback = factor;
     result.damp = damp;
-    if (options.second_pass) result.hessian = damped(hessian, diagonal, result.order, damp * mean);
+    for (const float entry : diagonal) result.diagonal.push_back(entry + static_cast<float>(damp * mean));
+    if (options.second_pass) result.second_moment = statistics.second_moment;
     return result;
   }
   result.failure = "the second moment of the inputs has no Cholesky factor at any damping";

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,13 +19,16 @@ namespace retort {
 // value that GPTQ rounds at place j is W_j + sum over i < j of (W_i - Q_i) F[i][j] (arXiv:2307.13304, theorem 6).
 // F comes from one factorization of H without any inverse: half of the work, and less rounding.
 struct HessianFactor {
-  std::vector<int64_t> order;  // place in the solve -> column of the matrix
-  std::vector<uint8_t> dead;   // by column: 1 where no input was ever other than 0
-  at::Tensor feedback;         // F [n, n] float32; below the diagonal unspecified
-  std::vector<float> pivots;   // by place
-  at::Tensor hessian;          // damped H in the order of the solve, for the second pass; else undefined
-  double damp = 0;             // the share of the mean diagonal that was added
-  std::string failure;         // not empty: there is no factor, and why
+  std::vector<int64_t> order;   // place in the solve -> column of the matrix
+  std::vector<uint8_t> dead;    // by column: 1 where no input was ever other than 0
+  at::Tensor feedback;          // F [n, n] float32; below the diagonal unspecified
+  std::vector<float> pivots;    // by place
+  std::vector<float> diagonal;  // of H, by column
+  // For the second pass, else empty: H by column but for its diagonal. It is that of the statistics, which must outlive
+  // this.
+  std::span<const float> second_moment;
+  double damp = 0;      // the share of the mean diagonal that was added
+  std::string failure;  // not empty: there is no factor, and why
 };
 
 // Damping starts at options.damp and doubles until the factorization succeeds.

@@ -10,15 +10,19 @@
 
 #include "model/shards.h"
 #include "quantize/gptq/kernels.h"
+#include "quantize/gptq/second_pass.h"
 
 namespace retort {
 namespace {
 
 constexpr int64_t kBlock = 128;
-constexpr int kSweeps = 4;
+// Of the wide matrices whose factor no cache holds: each row that is solved along with another saves a reading of it.
+constexpr int64_t kWide = 2048, kWideShardRows = 256;
 
-// Up to kSolverRows rows of one matrix. All tensors are [columns in the order of the solve, kSolverRows]: a column
-// lies together, and rows are what the vector units work on side by side.
+int64_t shard_rows(const MatrixTask& task) { return task.cols < kWide ? kSolverRows : kWideShardRows; }
+
+// Up to shard_rows of one matrix. Tensors are [columns in the order of the solve, width_], where width_ is the number
+// of rows in whole strips of kSolverRows: a column lies together, and the vector units work on rows side by side.
 class RowShard {
  public:
   RowShard(const MatrixTask& task, const HessianFactor& factor, const std::optional<Grid>& tensor_grid,
@@ -30,13 +34,15 @@ class RowShard {
         first_(first),
         result_(result),
         fitter_(task.scheme),
-        rows_(std::min(kSolverRows, task.rows - first)),
+        rows_(std::min(shard_rows(task), task.rows - first)),
+        strips_((rows_ + kSolverRows - 1) / kSolverRows),
+        width_(strips_ * kSolverRows),
         group_(task.scheme.group_size(task.cols)),
         unit_(task.scheme.unit_size(task.cols)),
         levels_{static_cast<float>(task.scheme.max_code()), levels_of(task.scheme.book).data()},
         static_(!std::ranges::is_sorted(factor.order) || unit_ == task.cols),
-        grids_(static_cast<size_t>(task.scheme.groups(task.cols))),
-        codes_(static_cast<size_t>(kBlock * kSolverRows)) {}
+        grids_(static_cast<size_t>(task.scheme.groups(task.cols) * strips_)),
+        codes_(static_cast<size_t>(kBlock * width_)) {}
 
   // False when the weights or a scale are not finite. `objective` grows by the shard's share.
   bool solve(double& objective) {
@@ -49,13 +55,13 @@ class RowShard {
       working_.slice(0, end).addmm_(factor_.feedback.slice(0, begin, end).slice(1, end).t(),
                                     error_.slice(0, begin, end));
     }
-    if (scales_finite_ && factor_.hessian.defined()) objective = polish();
+    if (scales_finite_ && !factor_.second_moment.empty()) objective = second_pass();
     return scales_finite_;
   }
 
  private:
   bool load() {
-    at::Tensor rows = at::zeros({kSolverRows, task_.cols}, at::kFloat);
+    at::Tensor rows = at::zeros({width_, task_.cols}, at::kFloat);
     const std::span values(rows.mutable_data_ptr<float>(), static_cast<size_t>(rows_ * task_.cols));
     task_.read(first_, rows_, values);
     if (!all_finite(values)) return false;
@@ -69,14 +75,14 @@ class RowShard {
     return true;
   }
 
-  // [kSolverRows, columns of the matrix] -> [columns in the order of the solve, kSolverRows]
+  // [width_, columns of the matrix] -> [columns in the order of the solve, width_]
   at::Tensor in_order(const at::Tensor& rows) const {
     return rows.t().index_select(0, at::tensor(factor_.order)).contiguous();
   }
 
   // missing H^-1 by H = F diag(pivots) F^T.
   at::Tensor correction() const {
-    at::Tensor rows = at::zeros({kSolverRows, task_.cols}, at::kFloat);
+    at::Tensor rows = at::zeros({width_, task_.cols}, at::kFloat);
     std::ranges::copy(
         missing_.subspan(static_cast<size_t>(first_ * task_.cols), static_cast<size_t>(rows_ * task_.cols)),
         rows.mutable_data_ptr<float>());
@@ -104,7 +110,7 @@ class RowShard {
                                                   /*upper=*/false, /*left=*/true, /*unitriangular=*/true);
   }
 
-  // `weights` [columns of the unit, kSolverRows].
+  // `weights` [columns of the unit, width_].
   void fit_grids(int64_t unit, const at::Tensor& weights, std::span<const float> importance) {
     const at::Tensor rows = weights.t().contiguous();
     for (int64_t row = 0; row < rows_; ++row) {
@@ -122,18 +128,26 @@ class RowShard {
   void take_grids(int64_t row, int64_t unit, const UnitGrids& grids) {
     for (int64_t i = 0; i < unit_ / group_; ++i) {
       const Grid& grid = grids.groups[static_cast<size_t>(i)];
-      GridRows& rows = grids_[static_cast<size_t>(unit * (unit_ / group_) + i)];
+      GridRows& rows = grids_at(unit * (unit_ / group_) + i, row / kSolverRows);
+      const int64_t lane = row % kSolverRows;
       scales_finite_ = scales_finite_ && std::isfinite(grid.scale);
-      rows.scale[row] = grid.scale;
-      rows.inverse[row] = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
-      rows.zero[row] = grid.zero;
-      rows.minimum[row] = grid.minimum;
+      rows.scale[lane] = grid.scale;
+      rows.inverse[lane] = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
+      rows.zero[lane] = grid.zero;
+      rows.minimum[lane] = grid.minimum;
     }
   }
 
-  void fit_static_grids() {
+  GridRows& grids_at(int64_t group, int64_t strip) { return grids_[static_cast<size_t>(group * strips_ + strip)]; }
+
+  std::vector<int64_t> places() const {
     std::vector<int64_t> place(factor_.order.size());
     for (size_t i = 0; i < place.size(); ++i) place[static_cast<size_t>(factor_.order[i])] = static_cast<int64_t>(i);
+    return place;
+  }
+
+  void fit_static_grids() {
+    const std::vector<int64_t> place = places();
     std::vector<float> importance(static_cast<size_t>(unit_));
     for (int64_t first = 0; first < task_.cols; first += unit_) {
       const std::span columns(place.data() + first, static_cast<size_t>(unit_));
@@ -152,12 +166,16 @@ class RowShard {
     const float* feedback = factor_.feedback.const_data_ptr<float>();
     for (int64_t place = begin; place < end; ++place) {
       if (!static_ && place % unit_ == 0) start_unit(place);
-      const int64_t at = place * kSolverRows, column = factor_.order[static_cast<size_t>(place)];
-      uint8_t* codes = codes_.data() + (place - begin) * kSolverRows;
-      const float miss = round_column(working + at, original + at, grids_[static_cast<size_t>(column / group_)],
-                                      levels_, error + at, codes);
+      const int64_t group = factor_.order[static_cast<size_t>(place)] / group_;
+      float miss = 0;
+      for (int64_t strip = 0; strip < strips_; ++strip) {
+        const int64_t at = place * width_ + strip * kSolverRows;
+        uint8_t* codes = codes_.data() + (place - begin) * width_ + strip * kSolverRows;
+        miss += round_column(working + at, original + at, grids_at(group, strip), levels_, error + at, codes);
+        feed_back(feedback + place * task_.cols + place + 1, error + at, end - place - 1, working + at + width_,
+                  width_);
+      }
       objective += static_cast<double>(miss) * factor_.pivots[static_cast<size_t>(place)];
-      feed_back(feedback + place * task_.cols + place + 1, error + at, end - place - 1, working + at + kSolverRows);
     }
     store_codes(begin, end);
     return objective;
@@ -169,59 +187,54 @@ class RowShard {
               std::span(factor_.pivots).subspan(static_cast<size_t>(begin), static_cast<size_t>(unit_)));
   }
 
-  // The second pass. `working_` becomes the gradient H E; returns the objective.
-  double polish() {
-    at::mm_out(working_, factor_.hessian, error_);
-    bool changed = true;
-    for (int sweep = 0; changed && sweep < kSweeps; ++sweep) {
-      changed = false;
-      for (int64_t begin = 0; begin < task_.cols; begin += kBlock) {
-        const int64_t end = std::min(begin + kBlock, task_.cols);
-        const at::Tensor change = at::zeros({end - begin, kSolverRows}, at::kFloat);
-        if (!polish_block(begin, end, change.mutable_data_ptr<float>())) continue;
-        changed = true;
-        for (const auto& [from, to] : {std::pair{int64_t{0}, begin}, {end, task_.cols}})
-          working_.slice(0, from, to).addmm_(factor_.hessian.slice(0, from, to).slice(1, begin, end), change);
-      }
+  // Of all columns, by H = F diag(pivots) F^T and the misses F^T E that the first pass has left: half of the work of
+  // H E. [width_, columns of the matrix]
+  at::Tensor gradient() {
+    const at::Tensor pivots = at::from_blob(const_cast<float*>(factor_.pivots.data()), {task_.cols, 1}, at::kFloat);
+    working_.mul_(pivots);
+    const at::Tensor product = at::empty_like(working_);
+    for (int64_t begin = 0; begin < task_.cols; begin += kWide) {
+      const int64_t end = std::min(begin + kWide, task_.cols);
+      const at::Tensor rows = factor_.feedback.slice(0, begin, end);
+      at::Tensor part = product.slice(0, begin, end);
+      at::mm_out(part, rows.slice(1, begin, end).triu(), working_.slice(0, begin, end));
+      part.addmm_(rows.slice(1, end), working_.slice(0, end));
     }
-    return (working_ * error_).sum(at::kDouble).item<double>();
+    return by_row(product);
   }
 
-  // Each column in turn takes its best codes; the block's part of the gradient follows at once. `change` of the errors
-  // [columns of the block, kSolverRows]. False when no code changed.
-  bool polish_block(int64_t begin, int64_t end, float* change) {
-    float* gradient = working_.mutable_data_ptr<float>();
-    const float* original = original_.const_data_ptr<float>();
-    float* error = error_.mutable_data_ptr<float>();
-    const float* hessian = factor_.hessian.const_data_ptr<float>();
-    bool changed = false;
-    for (int64_t place = begin; place < end; ++place, change += kSolverRows) {
-      const int64_t at = place * kSolverRows, column = factor_.order[static_cast<size_t>(place)];
-      const float* row = hessian + place * task_.cols;
-      float target[kSolverRows], fresh[kSolverRows], moved = 0;
-      for (int64_t i = 0; i < kSolverRows; ++i)
-        target[i] = original[at + i] - error[at + i] + gradient[at + i] / row[place];
-      round_column(target, original + at, grids_[static_cast<size_t>(column / group_)], levels_, fresh,
-                   codes_.data() + (place - begin) * kSolverRows);
-      for (int64_t i = 0; i < kSolverRows; ++i) {
-        change[i] = fresh[i] - error[at + i];
-        moved += std::abs(change[i]);
-        error[at + i] = fresh[i];
-      }
-      if (moved == 0) continue;
-      changed = true;
-      feed_back(row + begin, change, end - begin, gradient + begin * kSolverRows);
+  // The inverse of in_order.
+  at::Tensor by_row(const at::Tensor& columns) const {
+    return columns.index_select(0, at::tensor(places())).t().contiguous();
+  }
+
+  double second_pass() {
+    std::vector<float> reciprocals;
+    for (const float entry : factor_.diagonal) reciprocals.push_back(1 / entry);
+    const at::Tensor gradients = gradient(), originals = by_row(original_), errors = by_row(error_);
+    std::vector<Grid> grids(static_cast<size_t>(task_.scheme.groups(task_.cols)));
+    double objective = 0;
+    for (int64_t row = 0, at = 0; row < rows_; ++row, at += task_.cols) {
+      for (size_t group = 0; group < grids.size(); ++group) grids[group] = grid_of(static_cast<int64_t>(group), row);
+      const RowErrors view{originals.const_data_ptr<float>() + at, reciprocals.data(),
+                           errors.mutable_data_ptr<float>() + at, gradients.mutable_data_ptr<float>() + at};
+      const std::span codes(result_.matrix.codes.data() + (first_ + row) * task_.cols, static_cast<size_t>(task_.cols));
+      objective += descend(factor_, view, grids, group_, levels_, codes);
     }
-    if (changed) store_codes(begin, end);
-    return changed;
+    return objective;
+  }
+
+  Grid grid_of(int64_t group, int64_t row) {
+    const GridRows& rows = grids_at(group, row / kSolverRows);
+    const int64_t lane = row % kSolverRows;
+    return {rows.scale[lane], static_cast<uint8_t>(rows.zero[lane]), rows.minimum[lane]};
   }
 
   void store_codes(int64_t begin, int64_t end) {
     for (int64_t row = 0; row < rows_; ++row) {
       uint8_t* out = result_.matrix.codes.data() + (first_ + row) * task_.cols;
       for (int64_t place = begin; place < end; ++place)
-        out[factor_.order[static_cast<size_t>(place)]] =
-            codes_[static_cast<size_t>((place - begin) * kSolverRows + row)];
+        out[factor_.order[static_cast<size_t>(place)]] = codes_[static_cast<size_t>((place - begin) * width_ + row)];
     }
   }
 
@@ -232,11 +245,11 @@ class RowShard {
   const int64_t first_;
   GptqResult& result_;
   GridFitter fitter_;
-  const int64_t rows_, group_, unit_;
+  const int64_t rows_, strips_, width_, group_, unit_;
   const Levels levels_;
   const bool static_;  // grids come from the original weights
   at::Tensor original_, working_, error_;
-  std::vector<GridRows> grids_;  // by group
+  std::vector<GridRows> grids_;  // by group and strip
   std::vector<uint8_t> codes_;   // of the current block
   bool scales_finite_ = true;
 };
@@ -257,7 +270,7 @@ std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const Hessia
   for (const MatrixTask& task : group) {
     results.push_back({.matrix = make_quantized(task.scheme, task.rows, task.cols)});
     tensor_grids.push_back(fit_tensor_grid(task));
-    for (int64_t row = 0; row < task.rows; row += kSolverRows) shards.push_back({results.size() - 1, row});
+    for (int64_t row = 0; row < task.rows; row += shard_rows(task)) shards.push_back({results.size() - 1, row});
   }
   std::vector<double> objectives(shards.size());
   std::vector<uint8_t> finite(shards.size());

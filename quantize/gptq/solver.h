@@ -23,9 +23,8 @@ struct GptqResult {
 //   corrections made inside the current block included (the paper's own code leaves those out);
 // - with activation order, and where a row or a tensor is one group, grids come from the original weights; groups
 //   then still are runs of neighbouring columns of the matrix, so that every format can hold them.
-// With factor.hessian, a second pass goes over the columns until nothing changes, at most kSweeps times: each takes
-// the code that is best while all others stay (coordinate descent; arXiv:2309.01885). The objective cannot grow.
-// Each shard is rows [64 k, 64 (k + 1)) of a matrix.
+// With factor.second_moment, a second pass follows (second_pass.h). The objective cannot grow.
+// Each shard is 64 rows of a matrix, or 256 of a wide one.
 // Where a matrix should give other outputs than W x (`missing`, as in InputStatistics), the weights to quantize are
 // W + missing H^-1, which give the least squared error to these outputs.
 std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const HessianFactor& factor,
