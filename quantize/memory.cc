@@ -14,7 +14,8 @@ constexpr uint64_t kWriterBuffers = uint64_t{20} << 20;  // of the tensors' file
 // buffers in which the matrix products of this CPU lay out their operands.
 constexpr uint64_t kTorchPages = uint64_t{128} << 20, kThreadPages = uint64_t{32} << 20;
 constexpr uint64_t kPieceBytes = (uint64_t{1} << 16) * kFloat;
-constexpr uint64_t kShardTokens = 1024, kSolverRows = 64;
+constexpr uint64_t kShardTokens = 1024;
+constexpr int64_t kWide = 2048;  // inputs from which on a thread solves more rows at once (gptq/solver.cc)
 
 uint64_t bytes(int64_t count, uint64_t size = 1) { return static_cast<uint64_t>(count) * size; }
 
@@ -41,8 +42,8 @@ int64_t widest_input(const ModelConfig& config) {
   return std::max({config.hidden_size, config.query_size(), config.ffn_size});
 }
 
-// A layer in float32 with its codes, the text's states at its entrance and on their way, H, its factor and H damped,
-// and what each thread works with.
+// A layer in float32 with its codes, the text's states at its entrance and on their way, H, its factor and a copy while
+// that is made, and what each thread works with.
 uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                  uint64_t threads) {
   const ModelConfig& config = source.config();
@@ -62,11 +63,13 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
   const uint64_t lags = follows ? bytes(tokens * config.hidden_size, kFloat) : 0;
   const uint64_t states =
       walks * (bytes(tokens * config.hidden_size, kFloat) + bytes(tokens * (config.hidden_size + wide), value)) + lags;
-  const uint64_t matrices = 3 + (find_quantizer(options.method).scales_inputs ? 1 : 0) + (options.second_pass ? 1 : 0);
+  const uint64_t matrices = 3 + (find_quantizer(options.method).scales_inputs ? 1 : 0);
   const uint64_t moments = matrices * bytes(wide * wide, kFloat);
   const auto shard = std::max(kShardTokens, bytes(length)) * bytes(projected + 2 * config.hidden_size, kFloat);
-  const uint64_t solver = 5 * kSolverRows * bytes(wide, kFloat);
-  return kTorchPages + threads * kThreadPages + layer + walks * matrix + states + moments + threads * (shard + solver);
+  const uint64_t solver = 7 * (wide < kWide ? 64 : 256) * bytes(wide, kFloat);
+  const uint64_t pairs = kShardTokens * bytes(wide, 2);
+  return kTorchPages + threads * kThreadPages + layer + walks * matrix + states + moments + pairs +
+         threads * (shard + solver);
 }
 
 }  // namespace
