@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = pathlib.Path(os.environ.get("RETORT_DATA", ROOT.parent / "shared/data"))
@@ -14,8 +15,8 @@ WINDOW = 256  # the model's context
 SAMPLES = 128  # windows of calibration
 
 
-def run(command, code=(0,)):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+def run(command, code=(0,), folder=None):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     if done.returncode not in code:
         raise SystemExit(f"{' '.join(map(str, command))} gave {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
@@ -35,7 +36,8 @@ def peer_python(name):
 def peer(environment, *arguments):
     """Runs peer.py there; the last line that it prints is JSON."""
     script = pathlib.Path(__file__).with_name("peer.py")
-    return json.loads(run([peer_python(environment), script, *arguments]).strip().splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:  # some leave logs where they are started
+        return json.loads(run([peer_python(environment), script, *arguments], folder=folder).strip().splitlines()[-1])
 
 
 def texts(work):

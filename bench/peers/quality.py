@@ -1,6 +1,6 @@
 """How close to the float model what we make is, beside what the peers make, in one run.
 
-usage: bench/peers/quality.py [--work DIR] [--gguf-method METHOD[,METHOD]] [--only gguf|int4] [--peers DIR]
+usage: bench/peers/quality.py [--work DIR] [--gguf-method 'METHOD[ OPTIONS],...'] [--only gguf|int4] [--peers DIR]
 
 1. GGUF, in llama.cpp's own arithmetic: llama-quantize's files, with an importance matrix where one helps, and ours of
    the same types. Needs llama-cpp-python in the interpreter that runs this (install.sh llamacpp).
@@ -17,12 +17,15 @@ from common import DATA, MODEL, ROOT, SAMPLES, WINDOW, LlamaCpp, divergence, pee
 GGUF = {"Q4_0": "q4_0", "Q4_K_M": "q4_k_m", "Q3_K_M": "q3_k_m", "Q2_K": "q2_k", "Q6_K": "q6_k"}
 PEERS = [("llmcompressor", "gptq"), ("llmcompressor", "awq"), ("gptqmodel", "gptq"), ("gptqmodel", "awq"),
          ("autoround", "rounding")]
-OURS = ["rtn", "gptq", "awq", "awq+gptq"]
+# Methods, with options after the name.
+OURS = ["rtn", "gptq", "gptq --aim float", "awq", "awq+gptq", "gptq --tune-scales 100", "gptq --learn-rounding 100"]
 
 
 def quantize(work, scheme, method, calibration, keep=()):
-    output = work / f"{scheme}-{method}"
-    options = [] if method == "rtn" else ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
+    method, *options = method.split()
+    output = work / "-".join([scheme, method, *options]).replace("--", "")
+    if method != "rtn" or options:
+        options += ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
     for pattern in keep:
         options += ["--keep", pattern]
     result = retort("quantize", MODEL, "--scheme", scheme, "--method", method, "--output", output, "--overwrite", *options)
@@ -49,7 +52,7 @@ def measure_gguf(work, methods, calibration, evaluation):
             add("llama-quantize", kind, "imatrix" if matrix else "plain", path)
         for method in methods:
             model, _ = quantize(work, scheme, method, calibration)
-            path = work / f"ours-{scheme}-{method}.gguf"
+            path = work / f"ours-{model.name}.gguf"
             retort("export", model, "--format", "gguf", "--output", path, "--overwrite")
             add("retort", kind, method, path)
     for row in rows:
@@ -90,7 +93,7 @@ def shown(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/bench-peers")
-    parser.add_argument("--gguf-method", default="rtn,imatrix")
+    parser.add_argument("--gguf-method", default="rtn,imatrix,gptq")
     parser.add_argument("--only", choices=["gguf", "int4"])
     parser.add_argument("--peers", type=pathlib.Path)
     options = parser.parse_args()
