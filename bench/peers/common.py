@@ -35,7 +35,8 @@ def peer_python(name):
 
 def peer(environment, *arguments):
     """Runs peer.py there; the last line that it prints is JSON."""
-    script = pathlib.Path(__file__).with_name("peer.py")
+    script = pathlib.Path(__file__).resolve().with_name("peer.py")
+    arguments = [argument.resolve() if isinstance(argument, pathlib.Path) else argument for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:  # some leave logs where they are started
         return json.loads(run([peer_python(environment), script, *arguments], folder=folder).strip().splitlines()[-1])
 
