@@ -43,8 +43,12 @@ void measure(int64_t features, int64_t rows, int64_t tokens) {
   const std::vector<at::Tensor> inputs(static_cast<size_t>((tokens + 1023) / 1024), at::randn({1024, features}));
   InputStatistics statistics;
   print("second moment", n * n * t, cpu_seconds([&] { statistics = second_moment(inputs, 1, context); }), peak);
-  HessianFactor factor;
+  std::vector<at::Tensor> halves;
+  for (const at::Tensor& input : inputs) halves.push_back(input.to(at::kBFloat16));
+  print("second moment in bf16", n * n * t, cpu_seconds([&] { second_moment(halves, 1, context); }), peak);
+  HessianFactor factor, twice;
   print("factor", n * n * n / 3, cpu_seconds([&] { factor = factor_hessian(statistics, {}, context); }), peak);
+  twice = factor_hessian(statistics, {.second_pass = true}, context);
   const at::Tensor weights = at::randn({rows, features});
   const float* values = weights.const_data_ptr<float>();
   for (const char* scheme : {"int4-g128-sym", "int4-g32-asym", "q4_0"}) {
@@ -53,6 +57,10 @@ void measure(int64_t features, int64_t rows, int64_t tokens) {
                             std::copy_n(values + first * features, count * features, out.data());
                           }};
     print(scheme, n * n * m, cpu_seconds([&] { run_gptq({&task, 1}, factor, {}, context); }), peak);
+    print((std::string(scheme) + ", twice").c_str(), 2 * n * n * m, cpu_seconds([&] {
+            run_gptq({&task, 1}, twice, {}, context);
+          }),
+          peak);
     print((std::string(scheme) + " by rtn").c_str(), n * m, cpu_seconds([&] {
             solve_rtn({&task, 1}, nullptr, {}, context);
           }),

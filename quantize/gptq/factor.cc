@@ -49,7 +49,7 @@ at::Tensor damped(const at::Tensor& hessian, const std::vector<float>& diagonal,
 // Splits R = F diag(sqrt(pivots)) in place.
 std::vector<float> take_pivots(at::Tensor& factor) {
   const at::Tensor root = factor.diagonal().clone();
-  factor.div_(root);
+  factor.div_(root).triu_();
   const at::Tensor pivots = root.square();
   const float* values = pivots.const_data_ptr<float>();
   return {values, values + pivots.numel()};

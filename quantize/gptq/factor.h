@@ -21,7 +21,7 @@ namespace retort {
 struct HessianFactor {
   std::vector<int64_t> order;   // place in the solve -> column of the matrix
   std::vector<uint8_t> dead;    // by column: 1 where no input was ever other than 0
-  at::Tensor feedback;          // F [n, n] float32; below the diagonal unspecified
+  at::Tensor feedback;          // F [n, n] float32
   std::vector<float> pivots;    // by place
   std::vector<float> diagonal;  // of H, by column
   // For the second pass, else empty: H by column but for its diagonal. It is that of the statistics, which must outlive

@@ -195,10 +195,8 @@ class RowShard {
     const at::Tensor product = at::empty_like(working_);
     for (int64_t begin = 0; begin < task_.cols; begin += kWide) {
       const int64_t end = std::min(begin + kWide, task_.cols);
-      const at::Tensor rows = factor_.feedback.slice(0, begin, end);
       at::Tensor part = product.slice(0, begin, end);
-      at::mm_out(part, rows.slice(1, begin, end).triu(), working_.slice(0, begin, end));
-      part.addmm_(rows.slice(1, end), working_.slice(0, end));
+      at::mm_out(part, factor_.feedback.slice(0, begin, end).slice(1, begin), working_.slice(0, begin));
     }
     return by_row(product);
   }
