@@ -22,27 +22,39 @@ int64_t window_length(const ModelConfig& config, int64_t asked, std::string_view
   return asked > 0 ? asked : std::min<int64_t>(512, config.context_length);
 }
 
-// The first `length` tokens of the text from `begin` on, fewer where it ends before.
+// The first `length` tokens of the text from `begin` on, fewer where it ends before. As in a text tokenized whole, what
+// the tokenizer puts before a text stands before its beginning alone.
 std::vector<int32_t> tokens_from(const Tokenizer& tokenizer, std::string_view text, size_t begin, int64_t length) {
   const auto wanted = static_cast<size_t>(length);
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
   for (size_t bytes = 8 * wanted;; bytes *= 2) {
     const std::string_view piece = text.substr(begin, bytes);
     std::vector<int32_t> ids = tokenizer.encode(piece);
     // The last tokens of a piece that was cut need not be those of the text.
     if (ids.size() < wanted + 16 && begin + piece.size() < text.size()) continue;
+    if (begin > 0 && vocabulary.add_bos && !ids.empty() && ids.front() == vocabulary.bos) ids.erase(ids.begin());
     ids.resize(std::min(ids.size(), wanted));
     return ids;
   }
 }
 
-// Windows that begin with the first line at or behind evenly spread places.
+// The first line that begins within `spacing` bytes of `place`, or else the first character.
+size_t beginning_near(std::string_view text, size_t place, size_t spacing) {
+  if (place == 0) return 0;
+  const size_t line = text.substr(place, spacing).find('\n');
+  if (line != std::string_view::npos && line + 1 < spacing) return place + line + 1;
+  while (place < text.size() && (static_cast<unsigned char>(text[place]) & 0xC0) == 0x80) ++place;
+  return place;
+}
+
+// Windows that begin at evenly spread places.
 std::vector<int32_t> spread_windows(const Tokenizer& tokenizer, std::string_view text, int64_t windows,
                                     int64_t length) {
   std::vector<int32_t> ids;
+  const size_t spacing = text.size() / static_cast<size_t>(windows);
   for (int64_t i = 0; i < windows; ++i) {
-    const size_t place = text.size() / static_cast<size_t>(windows) * static_cast<size_t>(i);
-    const size_t line = place == 0 ? 0 : text.find('\n', place) + 1;  // 0 when there is none
-    const std::vector<int32_t> window = tokens_from(tokenizer, text, std::max(line, place), length);
+    const size_t begin = beginning_near(text, spacing * static_cast<size_t>(i), spacing);
+    const std::vector<int32_t> window = tokens_from(tokenizer, text, begin, length);
     if (static_cast<int64_t>(window.size()) == length) ids.insert(ids.end(), window.begin(), window.end());
   }
   return ids;

@@ -42,12 +42,14 @@ ImportanceMatrix parse_gguf_form(std::span<const std::byte> file, std::string_vi
   if (const auto* texts = header.strings("imatrix.datasets")) matrix.texts = *texts;
   matrix.windows = header.integer("imatrix.chunk_count").value_or(0);
   matrix.window_tokens = header.integer("imatrix.chunk_size").value_or(0);
+  std::map<std::string_view, const GgufTensorInfo*> tensors;
+  for (const GgufTensorInfo& info : header.tensors) tensors.emplace(info.name, &info);
   for (const GgufTensorInfo& info : header.tensors) {
     if (!info.name.ends_with(kSums)) continue;
     const std::string name = info.name.substr(0, info.name.size() - kSums.size());
-    const GgufTensorInfo* counts = header.find_tensor(name + std::string(kCounts));
-    if (counts == nullptr) refuse(label, "the tensor '" + name + std::string(kCounts) + "' is missing");
-    const std::vector<float> count = floats_of(file, *counts, label);
+    const auto counts = tensors.find(name + std::string(kCounts));
+    if (counts == tensors.end()) refuse(label, "the tensor '" + name + std::string(kCounts) + "' is missing");
+    const std::vector<float> count = floats_of(file, *counts->second, label);
     if (count.size() != 1) continue;  // of stacked experts
     add_entry(matrix, name, floats_of(file, info, label), count.front(), label);
   }

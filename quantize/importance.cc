@@ -2,6 +2,7 @@
 #include "quantize/importance.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "core/base/error.h"
 #include "quantize/calibration/importance.h"
@@ -32,11 +33,25 @@ void check_fit(const ImportanceMatrix& importance, std::span<const TensorPlan> p
   if (!any) fail("quantize", label, "it has no entry for any matrix of the model", "It was made with another model");
 }
 
+// Before the work. An importance matrix that an earlier run wrote may be written again.
+void require_writable(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  if (!std::filesystem::is_directory(folder)) fail("quantize", path, "there is no folder " + folder.string());
+  if (!std::filesystem::exists(path)) return;
+  try {
+    read_imatrix(path);
+  } catch (const Error&) {
+    fail("quantize", path, "--save-imatrix would overwrite a file that is not an importance matrix",
+         "Give another name, or remove the file");
+  }
+}
+
 }  // namespace
 
 ImportanceMatrix obtain_importance(const ModelSource& source, std::span<const TensorPlan> plans,
                                    const QuantizeOptions& options, Context& context) {
   const bool measured = options.imatrix.empty();
+  if (!options.save_imatrix.empty()) require_writable(options.save_imatrix);
   ImportanceMatrix importance = measured ? measure_importance(source, options, context) : read_imatrix(options.imatrix);
   if (!measured) check_fit(importance, plans, options.imatrix);
   if (!options.save_imatrix.empty()) write_imatrix(options.save_imatrix, importance);

@@ -34,8 +34,10 @@ class Planner {
     std::vector<TensorPlan> plans;
     for (const ExpectedTensor& expected : expected_tensors(source_.config())) {
       const ModelTensor& tensor = source_.at(expected.name);
-      if (!tensor.scheme.is_dense())
-        fail("quantize", tensor.name, "it is quantized already (" + name_of(tensor.scheme) + ")",
+      const std::optional<Scheme> stored = find_scheme(tensor.stored);
+      const Scheme& scheme = stored ? *stored : tensor.scheme;  // of integers that are read as numbers
+      if (!scheme.is_dense())
+        fail("quantize", tensor.name, "it is quantized already (" + name_of(scheme) + ")",
              "Quantize the checkpoint that this model was made from");
       plans.push_back(
           fitted({&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}}));

@@ -27,6 +27,9 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
     fail_usage("quantize", "--group-order", options.group_order + " is not an order", "Orders are none and activation");
   if (options.grid != "mse" && options.grid != "max")
     fail_usage("quantize", "--grid", options.grid + " is not a grid search", "They are mse and max");
+  if (options.grid == "max" && quantizer.needs_calibration)
+    fail_usage("quantize", "--grid", std::string(quantizer.name) + " searches its grids by the error of the outputs",
+               "--grid max is for rtn and imatrix");
   if (!(options.damp >= 0 && options.damp <= 1))
     fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
   if (options.aim != "quantized" && options.aim != "float")
@@ -133,8 +136,14 @@ void store(const SolvedTensor& tensor, QuantizedWriter& writer) {
   writer.add_folded(*tensor.plan, tensor.values, tensor.changed_by);
 }
 
+void require_as_asked(std::string_view tensor, const std::string& fallback) {
+  if (!fallback.empty())
+    fail("quantize", tensor, "with --strict there is no fallback: " + fallback,
+         "Choose a scheme that fits, or keep the tensor with --keep");
+}
+
 // Tensors are stored as they are solved; those to be tuned are given back instead.
-std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, Solver solver, bool keep,
+std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, Solver solver, bool keep, bool strict,
                                            QuantizedWriter& writer, Context& context) {
   std::vector<SolvedTensor> kept;
   context.progress.begin("quantize", static_cast<int64_t>(plans.size()), "tensors");
@@ -142,6 +151,7 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
   for (const TensorPlan& plan : plans) {
     context.check_interrupted();
     SolvedTensor tensor = solver.solve(plan);
+    if (strict) require_as_asked(plan.tensor->name, tensor.solved.fallback);
     if (keep)
       kept.push_back(std::move(tensor));
     else
@@ -150,12 +160,6 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
   }
   context.progress.end();
   return kept;
-}
-
-void require_as_asked(std::string_view tensor, const std::string& fallback) {
-  if (!fallback.empty())
-    fail("quantize", tensor, "with --strict there is no fallback: " + fallback,
-         "Choose a scheme that fits, or keep the tensor with --keep");
 }
 
 // Said before the work begins.
@@ -194,8 +198,9 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   std::optional<ImportanceMatrix> importance;
   if (quantizer.weighs_columns) importance = obtain_importance(source, plans, options, context);
   QuantizedWriter writer(source, directory, context);
-  std::vector<SolvedTensor> kept = quantize_tensors(
-      plans, Solver(source, quantizer, std::move(walk), importance, grid, context), tunes(options), writer, context);
+  std::vector<SolvedTensor> kept =
+      quantize_tensors(plans, Solver(source, quantizer, std::move(walk), importance, grid, context), tunes(options),
+                       options.strict, writer, context);
   if (tunes(options)) summary.tuning = tune(source, kept, options, state, context);
   for (const SolvedTensor& tensor : kept) store(tensor, writer);
   for (const TensorReport& report : writer.reports())

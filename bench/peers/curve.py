@@ -3,8 +3,8 @@
 usage: bench/peers/curve.py [--work DIR] [--schemes A,B] [--methods rtn,gptq] [--max-tokens N]
 
 A pair that `retort quantize` refuses is left out with its reason. Results already in WORK/curve.json are kept, so a run
-that was stopped goes on; delete the file to measure again. Writes docs/pictures/kl_vs_bits.svg and the lines between the
-markers in docs/quantize.md."""
+that was stopped goes on; delete the file to measure again. A run over all schemes and methods writes
+docs/pictures/kl_vs_bits.svg and the lines between the markers in docs/quantize.md."""
 import argparse
 import json
 import math
@@ -26,15 +26,16 @@ BEGIN, END = "<!-- kl table: bench/peers/curve.py writes it -->", "<!-- end of t
 def measure(work, scheme, method, calibration, evaluation, tokens):
     output = work / "curve-model"
     options = [] if method == "rtn" else ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
+    entry = {"scheme": scheme, "method": method, "tokens": tokens}
     try:
         made = retort("quantize", MODEL, "--scheme", scheme, "--method", method, "--output", output, "--overwrite", *options)
         result = retort("eval", output, "--reference", MODEL, "--text", evaluation, "--convention", f"windows-{WINDOW}",
                         "--max-tokens", tokens, "--backend", "torch")
     except SystemExit as refusal:
-        return {"scheme": scheme, "method": method, "refused": str(refusal).strip().splitlines()[-1]}
+        return {**entry, "refused": str(refusal).strip().splitlines()[-1]}
     finally:
         shutil.rmtree(output, ignore_errors=True)
-    return {"scheme": scheme, "method": method, "bits": made["bits_per_weight"], "kl": result["kl_mean"],
+    return {**entry, "bits": made["bits_per_weight"], "kl": result["kl_mean"],
             "seconds": made["seconds"]}
 
 
@@ -101,12 +102,14 @@ def main():
     methods = options.methods.split(",")
     for scheme in options.schemes.split(","):
         for method in methods:
-            if any((p["scheme"], p["method"]) == (scheme, method) for p in done):
+            if any((p["scheme"], p["method"], p["tokens"]) == (scheme, method, options.max_tokens) for p in done):
                 continue
             done.append(measure(options.work, scheme, method, calibration, evaluation, options.max_tokens))
             progress(json.dumps(done[-1]))
             path.write_text(json.dumps(done, indent=1))
-    points = [p for p in done if "kl" in p]
+    if options.schemes != ",".join(SCHEMES) or options.methods != ",".join(METHODS):
+        return
+    points = [p for p in done if "kl" in p and p["tokens"] == options.max_tokens]
     pictures = ROOT / "docs/pictures"
     pictures.mkdir(exist_ok=True)
     (pictures / "kl_vs_bits.svg").write_text(picture(points))

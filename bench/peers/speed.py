@@ -1,10 +1,11 @@
 """How long quantizing takes beside the peers, both sides in turns, on a machine that does nothing else.
 
-usage: bench/peers/speed.py [--work DIR] [--shape CONFIG] [--repeats N] [--only blocks|gptq]
+usage: bench/peers/speed.py [--work DIR] [--shape CONFIG] [--repeats N] [--only blocks|gptq] [--threads N...]
 
 blocks: block types and mixes of a model with random weights beside llama-quantize's (without an importance matrix on
-either side), the median of N runs. gptq: 32 samples of 512 tokens beside llm-compressor and GPTQModel, each with 1 and
-with 2 threads, of which the faster counts. CONFIG: a config.json, by default TinyLlama's shape (1.1 billion weights)."""
+either side), the median of N runs. gptq: 32 samples of 512 tokens beside llm-compressor and GPTQModel, each with the
+numbers of threads asked (1 and 2), of which the fastest counts. CONFIG: a config.json, by default TinyLlama's shape (1.1
+billion weights)."""
 import argparse
 import json
 import os
@@ -43,21 +44,24 @@ def measure_blocks(work, model, repeats):
     return [row + [row[1] / row[2]] for row in rows]
 
 
-def measure_gptq(work, model, calibration):
+def measure_gptq(work, model, calibration, threads):
     rows = []
     for program in ("llmcompressor", "gptqmodel"):
-        for threads in (1, 2):
-            if peer_python(program) is None:
-                progress(f"{program} is not installed")
-                continue
-            os.environ["OMP_NUM_THREADS"] = str(threads)
+        if peer_python(program) is None:
+            progress(f"{program} is not installed")
+            continue
+        theirs = {}
+        for count in threads:
+            os.environ["OMP_NUM_THREADS"] = str(count)
             os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # GPTQModel refuses two cores without it
-            done = peer(program, program, "gptq", model, calibration, work / "speed-gptq-peer", 32, 512)
-            rows.append([f"{program} gptq, {threads} threads", done["seconds"], None])
-            progress(str(rows[-1]))
-    ours = retort("quantize", model, "--scheme", "int4-g128-sym", "--method", "gptq", "--calibration", calibration,
-                  "--samples", 32, "--sequence-length", 512, "--output", work / "speed-ours", "--overwrite")["seconds"]
-    return [[name, theirs, ours, theirs / ours] for name, theirs, _ in rows] or [["retort gptq", None, ours, None]]
+            theirs[count] = peer(program, program, "gptq", model, calibration, work / "speed-gptq-peer", 32, 512)["seconds"]
+            progress(f"{program} gptq, {count} threads: {theirs[count]:.1f} s")
+        best = min(theirs, key=theirs.get)
+        ours = retort("quantize", model, "--scheme", "int4-g128-sym", "--method", "gptq", "--calibration", calibration,
+                      "--samples", 32, "--sequence-length", 512, "--output", work / "speed-ours", "--overwrite")["seconds"]
+        rows.append([f"{program} gptq, {best} threads", theirs[best], ours, theirs[best] / ours])
+        progress(str(rows[-1]))
+    return rows
 
 
 def random_model(work, shape):
@@ -75,6 +79,7 @@ def main():
     parser.add_argument("--shape", type=pathlib.Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=["blocks", "gptq"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
     calibration, _ = texts(options.work)
     model = random_model(options.work, options.shape)
@@ -82,7 +87,7 @@ def main():
     if options.only != "gptq":
         results["blocks"] = measure_blocks(options.work, model, options.repeats)
     if options.only != "blocks":
-        results["gptq"] = measure_gptq(options.work, model, calibration)
+        results["gptq"] = measure_gptq(options.work, model, calibration, options.threads)
     for name, rows in results.items():
         print(f"\n{name}: seconds\n")
         print(table(["", "peer", "retort", "times as fast"],

@@ -72,14 +72,20 @@ void GgufFile::open_siblings(const fs::path& path, int64_t count) {
 fs::path gguf_in_directory(const fs::path& directory) {
   if (!fs::is_directory(directory) || fs::exists(directory / "config.json")) return {};
   std::vector<fs::path> found;
+  bool parts = false;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
     const size_t part = name.rfind("-of-");
     const bool later = part != std::string::npos && part >= 6 && name.substr(part - 6, 6) != "-00001" &&
                        name.size() == part + std::string_view("-of-00001.gguf").size();
     if (name.ends_with(".gguf") && !later) found.push_back(entry.path());
+    parts = parts || (name.ends_with(".gguf") && later);
   }
-  return found.size() == 1 ? found[0] : fs::path();
+  if (found.empty() && parts) fail("gguf", directory.string(), "the first file of the split model is missing");
+  if (found.size() > 1)
+    fail("gguf", directory.string(), "it holds " + std::to_string(found.size()) + " GGUF models",
+         "Give the path of one of them");
+  return found.empty() ? fs::path() : found[0];
 }
 
 }  // namespace retort

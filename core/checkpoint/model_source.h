@@ -66,7 +66,8 @@ class ModelSource {
   const SideFile* side_file(std::string_view name) const;
 };
 
-// Opens whatever lies at `path`, also a directory that holds nothing but a GGUF model; what cannot be read is refused with the reason.
+// Opens whatever lies at `path`, also a directory that holds nothing but a GGUF model; what cannot be read is refused
+// with the reason.
 std::unique_ptr<ModelSource> open_model(const std::filesystem::path& path);
 // The tokenizer alone: weights may be absent, and the family need not be one that is read.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path);

@@ -249,6 +249,9 @@ NamedWidth compressed_width(const Settings& settings, const Json& group) {
       json_value<std::string>(group, "format", settings.value<std::string>("format", ""), settings.label);
   if (format != "pack-quantized")
     settings.refuse("the format '" + format + "' of compressed-tensors is not read", "Save it as pack-quantized");
+  for (const char* key : {"input_activations", "output_activations"})
+    if (const auto activations = group.find(key); activations != group.end() && !activations->is_null())
+      settings.refuse(std::string("quantized activations (") + key + ") are not read");
   const auto weights = group.find("weights");
   if (weights == group.end() || !weights->is_object()) settings.refuse("a group of config_groups has no 'weights'");
   const auto type = json_value<std::string>(*weights, "type", "int", settings.label);
@@ -278,9 +281,8 @@ void check_compressed(const Settings& settings) {
   for (const char* key : {"sparsity_config", "transform_config"})
     if (const auto other = settings.json.find(key); other != settings.json.end() && !other->empty())
       settings.refuse(std::string("a ") + key + " is not read");
-  for (const char* key : {"kv_cache_scheme"})
-    if (const auto other = settings.json.find(key); other != settings.json.end() && !other->is_null())
-      settings.refuse(std::string("a ") + key + " is not read");
+  if (const auto cache = settings.json.find("kv_cache_scheme"); cache != settings.json.end() && !cache->is_null())
+    settings.refuse("a kv_cache_scheme is not read");
   compressed_widths(settings);
 }
 
@@ -321,9 +323,14 @@ int64_t row_step(const StoredMethod& method, int bits, int64_t rows, std::span<c
 
 // The rows [first, last) of `whole` of a part of this shape, which `buffer` may come to hold.
 PackedPartView cut_part(const PackedPartView& whole, int axis, int64_t rows, int64_t first, int64_t last,
-                        std::vector<std::byte>& buffer) {
+                        std::vector<std::byte>& buffer, std::string_view subject) {
   PackedPartView part = whole;
   const int64_t extent = whole.shape[static_cast<size_t>(axis)];
+  // Any 32 rows are whole bytes or words of every layout.
+  if (extent > static_cast<int64_t>(whole.bytes.size()) || extent * 32 % rows != 0)
+    fail("unpack", subject,
+         "the part '" + std::string(whole.name) + "' of " + std::to_string(extent) + " does not divide among " +
+             std::to_string(rows) + " rows");
   const int64_t begin = first * extent / rows, end = last == rows ? extent : last * extent / rows;
   const auto row_bytes = static_cast<size_t>(whole.shape[1]) * size_of(whole.dtype);
   part.shape[static_cast<size_t>(axis)] = end - begin;
@@ -402,7 +409,7 @@ QuantizedMatrix StoredQuantization::unpack(const StoredWeight& weight, int64_t r
     const bool whole = axis < 0 || (begin == 0 && end == rows);
     if (!whole && parts[i].shape.size() != 2)
       fail("unpack", subject, "the part '" + std::string(parts[i].name) + "' is not a matrix");
-    views.push_back(whole ? parts[i] : cut_part(parts[i], axis, rows, begin, end, buffers[i]));
+    views.push_back(whole ? parts[i] : cut_part(parts[i], axis, rows, begin, end, buffers[i], subject));
   }
   return cut_rows(weight.format->unpack(weight.scheme, end - begin, cols, views, subject), first - begin, count);
 }

@@ -123,9 +123,11 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
     for (int64_t r = 0; r < rows; ++r) {
       const auto at = static_cast<size_t>(r * m.groups() + b / group_blocks);
       const float scale = scales[static_cast<size_t>(b * rows + r)];
+      const auto zero = static_cast<uint8_t>(scheme.symmetric ? 0 : zero_columns.get(zeros, r, b, false));
       if (b % group_blocks == 0) m.scales[at] = scale;
-      if (m.scales[at] != scale) fail("unpack", subject, "the blocks of one group have different scales");
-      if (!scheme.symmetric) m.zeros[at] = static_cast<uint8_t>(zero_columns.get(zeros, r, b, false));
+      if (b % group_blocks == 0 && !scheme.symmetric) m.zeros[at] = zero;
+      if (m.scales[at] != scale || (!scheme.symmetric && m.zeros[at] != zero))
+        fail("unpack", subject, "the blocks of one group have different scales or zero points");
     }
   check_matrix(m, subject);
   return m;

@@ -94,9 +94,11 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
     for (int64_t b = 0; b < layout.blocks; ++b) {
       const auto at = static_cast<size_t>(r * m.groups() + b / group_blocks);
       const float scale = scales[static_cast<size_t>(r * layout.blocks + b)];
+      const uint8_t zero = row_zeros[static_cast<size_t>(b)];
       if (b % group_blocks == 0) m.scales[at] = scale;
-      if (m.scales[at] != scale) fail("unpack", subject, "the blocks of one group have different scales");
-      if (zeros != nullptr) m.zeros[at] = row_zeros[static_cast<size_t>(b)];
+      if (b % group_blocks == 0 && zeros != nullptr) m.zeros[at] = zero;
+      if (m.scales[at] != scale || (zeros != nullptr && m.zeros[at] != zero))
+        fail("unpack", subject, "the blocks of one group have different scales or zero points");
     }
   }
   check_matrix(m, subject);

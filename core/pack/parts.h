@@ -21,6 +21,13 @@ inline const PackedPartView* find_part(std::span<const PackedPartView> parts, st
   return part == parts.end() ? nullptr : &*part;
 }
 
+// As "u8 [16, 32]".
+inline std::string describe(DType type, std::span<const int64_t> shape) {
+  std::string text(name_of(type));
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? " [" : ", ") + std::to_string(shape[i]);
+  return text + (shape.empty() ? " []" : "]");
+}
+
 // The part of that name in one of these types; absence, another type or shape, and a wrong number of bytes are errors
 // naming `subject`.
 inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name,
@@ -32,7 +39,9 @@ inline const PackedPartView& require_part(std::span<const PackedPartView> parts,
   for (const int64_t size : shape) elements *= static_cast<size_t>(size);
   const bool right = std::ranges::find(dtypes, part->dtype) != dtypes.end() && std::ranges::equal(part->shape, shape);
   if (!right || part->bytes.size() != elements * size_of(part->dtype))
-    fail("unpack", subject, "the part '" + std::string(name) + "' has another type or shape than the scheme needs");
+    fail("unpack", subject,
+         "the part '" + std::string(name) + "' is " + describe(part->dtype, part->shape) + ", and the scheme needs " +
+             describe(*dtypes.begin(), shape));
   return *part;
 }
 inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name, DType dtype,

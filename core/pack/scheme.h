@@ -14,7 +14,19 @@ namespace retort {
 enum class Granularity : uint8_t { kGroup, kChannel, kTensor };
 // The GGUF block types that a matrix can be stored in.
 enum class BlockType : uint8_t {
-  kNone, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kIq4Nl, kQ2K, kQ3K, kQ4K, kQ5K, kQ6K, kIq4Xs,
+  kNone,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kIq4Nl,
+  kQ2K,
+  kQ3K,
+  kQ4K,
+  kQ5K,
+  kQ6K,
+  kIq4Xs,
 };
 // What a code stands for before it is scaled: itself less its zero point, or an entry of a table (levels_of).
 enum class CodeBook : uint8_t { kLinear, kNf4, kIq4 };
@@ -52,7 +64,8 @@ struct Scheme {
   bool operator==(const Scheme&) const = default;
 };
 
-// "int4-g128-sym", "int4", "int8-channel-sym", "nf4-g64", "q4_0", "q4_k", "f16", ...; a usage Error names the nearest valid one.
+// "int4-g128-sym", "int4", "int8-channel-sym", "nf4-g64", "q4_0", "q4_k", "f16", ...; a usage Error names the nearest
+// valid one.
 Scheme parse_scheme(std::string_view text);
 std::optional<Scheme> find_scheme(std::string_view text);  // the same without an Error
 std::string name_of(const Scheme& scheme);                 // parse_scheme(name_of(s)) == s

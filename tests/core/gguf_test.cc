@@ -381,6 +381,17 @@ TEST(GgufModel, RefusesByNameWhatItDoesNotRead) {
   EXPECT_EQ(set("llama.rope.scaling.type", std::string("linear")), "no error");
 }
 
+TEST(GgufModel, OfADirectoryIsTheOneFileInIt) {
+  const TempDir dir;
+  write_gguf(dir.path() / "a.gguf", {.extra = Json::object()}, "F32", [](GgufHeader&) {});
+  EXPECT_EQ(open_error(dir.path()), "no error");
+  fs::copy_file(dir.path() / "a.gguf", dir.path() / "b.gguf");
+  EXPECT_THAT(open_error(dir.path()), HasSubstr("holds 2 GGUF models. Give the path of one"));
+  fs::remove(dir.path() / "a.gguf");
+  fs::rename(dir.path() / "b.gguf", dir.path() / "b-00002-of-00003.gguf");
+  EXPECT_THAT(open_error(dir.path()), HasSubstr("the first file of the split model is missing"));
+}
+
 TEST(GgufModel, DividesFrequenciesByTheStoredFactors) {
   const std::vector<double> factors{1, 1, 2, 4, 8, 8, 8, 8};
   GgufHeader header;

@@ -342,6 +342,23 @@ TEST(DequantizeLinear, KeepsEveryIntegerOfEveryWidthAndGroup) {
     expect_round_trip(kDequantizeLinearFormat, random_matrix(scheme, 5, 172));
 }
 
+TEST(PackedBlocks, OfOneGroupHaveOneScaleAndOneZeroPoint) {
+  const QuantizedMatrix m = random_matrix("int4-channel-asym", 5, 384);  // a group of three blocks
+  for (const PackedFormat* format : {&kMatMulNBitsFormat, &kDequantizeLinearFormat})
+    for (const char* part : {"scales", "zeros"}) {
+      auto parts = format->pack(m);
+      std::ranges::find(parts, part, &PackedPart::name)->bytes[0] ^= std::byte{1};
+      std::vector<PackedPartView> views;
+      for (const PackedPart& p : parts) views.push_back({p.name, p.dtype, p.shape, p.bytes});
+      try {
+        format->unpack(m.scheme, 5, 384, views, "the.name");
+        ADD_FAILURE() << format->name << " " << part;
+      } catch (const Error& e) {
+        EXPECT_THAT(e.what(), HasSubstr("different scales or zero points"));
+      }
+    }
+}
+
 TEST(DequantizeLinear, RefusesActivationOrder) {
   QuantizedMatrix m = random_matrix("int4-g32-sym", 8, 64);
   for (int32_t c = 0; c < 64; ++c) m.column_group.push_back(c % 2);

@@ -288,6 +288,22 @@ TEST_F(StoredWeightsTest, DamageIsRefusedByName) {
   }
 }
 
+TEST_F(StoredWeightsTest, APartWithARowTooManyIsFoundWhenTheModelIsOpened) {
+  Checkpoint made =
+      checkpoint(*dense_, matrices(*dense_, "int4-g32-sym"), "compressed-tensors", compressed_settings(4, 32));
+  Tensor& scales = made.tensors.at(kModule + ".weight_scale");
+  const size_t row_bytes = scales.bytes.size() / static_cast<size_t>(scales.info.shape[0]);
+  scales.info.shape[0] += 1;
+  scales.bytes.resize(scales.bytes.size() + row_bytes);
+  save(dir_.path(), made);
+  try {
+    open_model(dir_.path());
+    ADD_FAILURE() << "it was opened";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("'weight_scale' of 65 does not divide among 64 rows"));
+  }
+}
+
 TEST_F(StoredWeightsTest, RefusesWhatTheSettingsCannotMean) {
   const Checkpoint gptq = checkpoint(*dense_, matrices(*dense_, "int4-g32-sym"), "gptq", gptq_settings("gptq", 4, 32));
   const auto with = [&](const Checkpoint& good, const char* key, const Json& value) {
@@ -314,6 +330,9 @@ TEST_F(StoredWeightsTest, RefusesWhatTheSettingsCannotMean) {
   EXPECT_THAT(with(packed, "format", "float-quantized"), HasSubstr("float-quantized"));
   EXPECT_THAT(with(packed, "quantization_status", "frozen"), HasSubstr("frozen"));
   EXPECT_THAT(with(packed, "transform_config", {{"config_groups", 1}}), HasSubstr("transform_config"));
+  Json groups = packed.settings["config_groups"];
+  groups.front()["input_activations"] = {{"num_bits", 8}};
+  EXPECT_THAT(with(packed, "config_groups", groups), HasSubstr("input_activations"));
   EXPECT_THAT(with(packed, "config_groups", 3), HasSubstr("config_groups"));
   EXPECT_THAT(with(packed, "config_groups", {{"group_0", {{"weights", nullptr}}}}), HasSubstr("weights"));
   EXPECT_THAT(

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "core/base/digest.h"
 #include "core/base/error.h"
@@ -133,6 +134,18 @@ TEST_F(Importance, ComesFromATextOrAFile) {
   EXPECT_THAT(refusal(options_), HasSubstr("one of them"));
   options_.method = "rtn";
   EXPECT_THAT(refusal(options_), HasSubstr("--imatrix: rtn does not use importance matrices"));
+}
+
+TEST_F(Importance, IsNotWrittenOverAnotherFile) {
+  options_.calibration = kText;
+  options_.save_imatrix = path("notes.txt");
+  std::ofstream(options_.save_imatrix) << "not to be lost";
+  EXPECT_THAT(refusal(options_), HasSubstr("would overwrite"));
+  EXPECT_EQ(fs::file_size(options_.save_imatrix), 14u);
+  options_.save_imatrix = path("nowhere") / "a.gguf";
+  EXPECT_THAT(refusal(options_), HasSubstr("there is no folder"));
+  options_.save_imatrix = path("again.gguf");
+  for (int run = 0; run < 2; ++run) EXPECT_EQ(refusal(options_), "");
 }
 
 TEST(FlooredImportance, KeepsSilentColumnsFromHavingNoScale) {

@@ -225,6 +225,48 @@ TEST_F(QuantizeByGptq, OfALargeTextOnlyPlacesAreTokenized) {
   }
 }
 
+TEST_F(QuantizeByGptq, WindowsOfALargeTextInOneLineAreDifferentAndBeginWithACharacter) {
+  const auto source = model();
+  std::string text;
+  for (int word = 0; word < 20000; ++word) text += std::to_string(word) + "ä ";
+  std::ofstream(path("large.txt")) << text;
+  const at::Tensor ids = calibration_windows(*source, path("large.txt").string(), 64, 20, "test");
+  ASSERT_EQ(ids.size(0), 64);
+  EXPECT_EQ(std::get<0>(at::unique_dim(ids, 0)).size(0), 64);
+  for (int64_t i = 0; i < 64; ++i) {
+    const at::Tensor row = ids[i].to(at::kInt).contiguous();
+    const std::string piece = source->tokenizer()->decode({row.const_data_ptr<int32_t>(), 20}).substr(0, 8);
+    EXPECT_NE(text.find(piece), std::string::npos) << piece;
+  }
+}
+
+TEST_F(QuantizeByGptq, OptionsThatItDoesNotHeedAreRefused) {
+  const auto source = model();
+  QuantizeOptions chosen = options();
+  chosen.grid = "max";
+  EXPECT_THAT(message_of([&] { quantize(*source, "out", chosen); }), HasSubstr("--grid max is for rtn and imatrix"));
+}
+
+TEST_F(QuantizeByGptq, OnlyTheBeginningOfATextHasBos) {
+  testing::write_tiny_model(path("model"), {});
+  Json tokenizer = read_json_file(path("model") / "tokenizer.json");
+  tokenizer["post_processor"] = parse_json(R"({"type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+      "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+      "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}}})",
+                                           "test");
+  std::ofstream(path("model") / "tokenizer.json") << tokenizer.dump();
+  const auto source = open_model(path("model"));
+  for (const int lines : {40, 20000}) {  // tokenized whole, and at places
+    std::ofstream file(path("text.txt"));
+    for (int line = 0; line < lines; ++line) file << "line " << line << " of a text\n";
+    file.close();
+    const at::Tensor ids = calibration_windows(*source, path("text.txt").string(), 4, 40, "test");
+    EXPECT_EQ((ids == 256).sum().item<int64_t>(), 1) << lines;
+    EXPECT_EQ(ids[0][0].item<int64_t>(), 256) << lines;
+  }
+}
+
 TEST_F(QuantizeByGptq, BytesDoNotDependOnThreads) {
   const auto source = model();
   for (const std::string method : {"gptq", "awq", "awq+gptq"}) {
