@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "quantize/allocate/sensitivity.h"
 
 namespace retort {
 namespace {
@@ -72,12 +73,30 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
          threads * (shard + solver);
 }
 
+// The model in float32, what it computes on the windows of a sensitivity measurement, and one matrix's rounding.
+uint64_t measuring(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
+                   uint64_t threads) {
+  const ModelConfig& config = source.config();
+  const SensitivityWindows windows = sensitivity_windows(config, options);
+  uint64_t weights = 0, matrix = 0;
+  for (const TensorPlan& plan : plans) {
+    weights += bytes(plan.tensor->elements(), kFloat);
+    matrix = std::max(matrix, bytes(plan.tensor->elements(), 3 * kFloat));
+  }
+  const int64_t states = (config.layers + 1) * config.hidden_size + config.vocab_size;
+  const int64_t moving = 4 * config.vocab_size + 3 * config.ffn_size + 3 * (config.query_size() + 2 * config.kv_size());
+  return kTorchPages + weights + matrix + bytes(windows.count * windows.length * states, kFloat) +
+         threads * bytes(windows.length * moving, kFloat);
+}
+
 }  // namespace
 
 uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                          const Context& context) {
   const auto threads = static_cast<uint64_t>(context.threads.size());
   uint64_t needed = largest_storing(plans, -1, threads);
+  if (options.scheme == "auto" && !options.calibration.empty())
+    needed = std::max(needed, measuring(source, plans, options, threads));
   const Quantizer& quantizer = find_quantizer(options.method);
   if (quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty()))
     needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, threads));

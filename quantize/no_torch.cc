@@ -1,5 +1,6 @@
-// Stands in for awq/, gptq/ and calibration/ in a program without LibTorch.
+// Stands in for allocate/sensitivity.cc, awq/, gptq/, calibration/ and tune/ in a program without LibTorch.
 #include "core/base/error.h"
+#include "quantize/allocate/sensitivity.h"
 #include "quantize/calibration/importance.h"
 #include "quantize/calibration/layer_walk.h"
 #include "quantize/tune/tune.h"
@@ -22,6 +23,12 @@ std::vector<SolvedMatrix> solve_awq(std::span<const MatrixTask>, const InputStat
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask>, const InputStatistics*, const SolverOptions&,
                                      Context&) {
   refuse("gptq");
+}
+
+std::vector<double> measure_sensitivity(const ModelSource&, std::span<const TensorPlan>, std::span<const size_t>,
+                                        const QuantizeOptions&, Context&, Json&) {
+  fail("quantize", "--scheme auto", "this program was built without LibTorch",
+       "Leave out --calibration, or use a build with LibTorch");
 }
 
 std::unique_ptr<LayerWalk> make_layer_walk(const ModelSource&, std::span<const TensorPlan>,

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <optional>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "quantize/allocate/assign.h"
 #include "quantize/mixes.h"
 #include "quantize/quantize.h"
 #include "quantize/quantizer.h"
@@ -26,7 +28,8 @@ class Planner {
  public:
   Planner(const ModelSource& source, const QuantizeOptions& options)
       : source_(source), quantizer_(find_quantizer(options.method)), mix_(find_mix(options.scheme)) {
-    scheme_ = checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
+    if (options.scheme == "auto") types_ = candidate_types(options);
+    scheme_ = !types_.empty() ? types_.front() : checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
     for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, checked(type, true)});
   }
 
@@ -39,8 +42,10 @@ class Planner {
       if (!scheme.is_dense())
         fail("quantize", tensor.name, "it is quantized already (" + name_of(scheme) + ")",
              "Quantize the checkpoint that this model was made from");
-      plans.push_back(
-          fitted({&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}}));
+      TensorPlan plan{&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}};
+      if (choosable(plan)) plan.candidates = fitting_types(tensor.cols());
+      if (!plan.candidates.empty()) plan.scheme = plan.candidates.front();
+      plans.push_back(fitted(std::move(plan)));
     }
     for (const KeepRule& rule : keep_)
       if (!rule.matched) fail_usage("quantize", "--keep", "no tensor is named like '" + rule.pattern + "'");
@@ -70,8 +75,30 @@ class Planner {
     const Scheme base = mix_ ? scheme_in_mix(*mix_, source_.config(), rule, layer) : scheme_;
     // Embedding and head: what their readers look up or multiply in full width; in GGUF, what llama-quantize does.
     if (!base.is_block()) return sixteen_bits(tensor);
+    if (!types_.empty()) return base;
     const bool is_head = rule.role == Role::kHead || source_.config().tied_embeddings;
     return is_head ? head_scheme(base, source_.config()) : base;
+  }
+
+  // Matrices that auto gives a type: in GGUF all, elsewhere those that the integer schemes quantize.
+  bool choosable(const TensorPlan& plan) const {
+    const auto kept = [&](const KeepRule& keep) { return glob_match(keep.pattern, plan.tensor->name); };
+    return !types_.empty() && plan.tensor->shape.size() == 2 && std::ranges::none_of(keep_, kept) &&
+           (types_.front().is_block() || plan.rule->input != Input::kNone);
+  }
+
+  // The types that divide rows of `cols`; where none does, what stands in for them.
+  std::vector<Scheme> fitting_types(int64_t cols) const {
+    std::vector<Scheme> fitting;
+    for (const Scheme& type : types_)
+      if (type.fits(cols)) fitting.push_back(type);
+    if (!fitting.empty()) return fitting;
+    for (const Scheme& type : types_) {
+      const Scheme narrow = fallback_scheme(type);
+      const bool known = std::ranges::find(fitting, narrow) != fitting.end();
+      if (!narrow.is_dense() && narrow.fits(cols) && quantizer_.supports(narrow) && !known) fitting.push_back(narrow);
+    }
+    return fitting;
   }
 
   static TensorPlan fitted(TensorPlan plan) {
@@ -88,7 +115,8 @@ class Planner {
 
   const ModelSource& source_;
   const Quantizer& quantizer_;
-  const Mix* mix_;  // not null: the types of a mix instead of scheme_
+  const Mix* mix_;             // not null: the types of a mix instead of scheme_
+  std::vector<Scheme> types_;  // not empty: auto chooses among them
   Scheme scheme_;
   std::vector<KeepRule> keep_;
 };

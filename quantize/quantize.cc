@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "quantize/allocate/assign.h"
 #include "quantize/artifact.h"
 #include "quantize/calibration/layer_walk.h"
 #include "quantize/importance.h"
@@ -38,6 +39,11 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
     fail_usage("quantize", "--aim", options.method + " does not follow the float model", "--method gptq does");
   if (options.precision != "auto" && options.precision != "f32" && options.precision != "bf16")
     fail_usage("quantize", "--precision", options.precision + " is not one", "They are auto, f32 and bf16");
+  const bool automatic = options.scheme == "auto";
+  if (automatic && options.size.empty())
+    fail_usage("quantize", "--size", "--scheme auto needs one", "Write it as 4.5bpw or 700MiB");
+  if (!automatic && !(options.size.empty() && options.types.empty()))
+    fail_usage("quantize", options.size.empty() ? "--types" : "--size", "it goes with --scheme auto");
   if (quantizer.needs_calibration && options.calibration.empty())
     fail_usage("quantize", "--calibration", std::string(quantizer.name) + " needs a text to calibrate on");
   if (quantizer.weighs_columns && options.calibration.empty() == options.imatrix.empty())
@@ -75,6 +81,7 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
     json["importance"] = {
         {"texts", importance->texts}, {"windows", importance->windows}, {"window_tokens", importance->window_tokens}};
   if (tunes(options)) json["learn_rounding"] = options.learn_rounding, json["tune_scales"] = options.tune_scales;
+  if (options.scheme == "auto") json["types"] = options.types;
   if (!quantizer.needs_calibration) return json;
   json["samples"] = options.samples;
   json["sequence_length"] = options.sequence_length;
@@ -152,6 +159,7 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
     context.check_interrupted();
     SolvedTensor tensor = solver.solve(plan);
     if (strict) require_as_asked(plan.tensor->name, tensor.solved.fallback);
+    if (plan.expected_loss) tensor.solved.details["expected_loss"] = *plan.expected_loss;
     if (keep)
       kept.push_back(std::move(tensor));
     else
@@ -162,10 +170,20 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
   return kept;
 }
 
+// With scheme "auto": each matrix in each of its types.
+std::vector<TensorPlan> possible(std::span<const TensorPlan> plans) {
+  std::vector<TensorPlan> all;
+  for (const TensorPlan& plan : plans) {
+    all.push_back(plan);
+    for (const Scheme& scheme : plan.candidates) all.emplace_back(plan).scheme = scheme;
+  }
+  return all;
+}
+
 // Said before the work begins.
 Json state_verdict(const QuantizeOptions& options, std::span<const TensorPlan> plans, Context& context) {
   if (options.target.empty()) return nullptr;
-  const TargetVerdict verdict = judge_target(options.target, plans);
+  const TargetVerdict verdict = judge_target(options.target, possible(plans));
   for (const std::string& reason : verdict.reasons) {
     if (options.strict) fail("quantize", options.target, "it does not load " + reason, "Without --strict this is done");
     context.progress.message(options.target + " does not load " + reason);
@@ -183,13 +201,14 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   const Quantizer& quantizer = find_quantizer(asked.method);
   check_options(asked, quantizer);
   const QuantizeOptions options = decided(asked, context);
-  const std::vector<TensorPlan> plans = plan_tensors(source, options);
+  std::vector<TensorPlan> plans = plan_tensors(source, options);
   QuantizeSummary summary;
   summary.verdict = state_verdict(options, plans, context);
   for (const TensorPlan& plan : plans)
     if (options.strict) require_as_asked(plan.tensor->name, plan.fallback);
   require_memory(source, plans, options, context);
   if (tunes(options)) check_tuning(source, options, context);
+  if (options.scheme == "auto") summary.allocation = assign_types(source, plans, options, context);
   const fs::path state = directory / kStateName;
   clear_directory(directory);
   std::unique_ptr<LayerWalk> walk;
@@ -206,7 +225,8 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   for (const TensorReport& report : writer.reports())
     if (options.strict) require_as_asked(report.name, report.fallback);
   fs::remove_all(state);
-  summary.scheme = find_mix(options.scheme) ? options.scheme : name_of(parse_scheme(options.scheme));
+  summary.scheme =
+      find_mix(options.scheme) || options.scheme == "auto" ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
   writer.finish(summary, describe(options, quantizer, importance));
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

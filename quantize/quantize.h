@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,8 @@ namespace retort {
 
 struct QuantizeOptions {
   std::string scheme = "int4";
+  std::string size;   // with scheme "auto": "4.5bpw" or "700MiB" (allocate/assign.h)
+  std::string types;  // with scheme "auto": schemes to choose from, "q4_k,q6_k"; empty: those of GGUF
   std::string method = "rtn";
   std::vector<std::pair<std::string, std::string>> keep;  // glob on tensor names -> scheme or f16, bf16; first match
   std::string imatrix, save_imatrix;  // paths of importance matrices, to use and to write; empty: none
@@ -39,8 +42,9 @@ struct QuantizeSummary {
   double bits_per_weight = 0;  // of the whole model: all stored tensors, all parameters
   Json tuning = {};            // what tune() returned; null: nothing was tuned
   std::vector<TensorReport> tensors;
-  Json verdict = nullptr;  // of options.target: {"target", "loads", "format", "reasons"}
-  bool fell_back() const;  // any tensor: exit code 3
+  Json allocation = nullptr;  // with scheme "auto": {"size", "measure", "expected_loss", ...}
+  Json verdict = nullptr;     // of options.target: {"target", "loads", "format", "reasons"}
+  bool fell_back() const;     // any tensor: exit code 3
 };
 
 // Writes the native quantized directory into `directory` (staged by the caller). What an interrupted calibrated run
@@ -59,6 +63,10 @@ struct TensorPlan {
   int64_t layer;         // -1: not per layer
   Scheme scheme;         // dense: stored in that type
   std::string fallback;  // empty: as asked
+  // With scheme "auto": what this matrix may become, smallest first (`scheme` is the first until one is chosen, see
+  // allocate/assign.h), and what the chosen one is expected to cost. Empty: not a matrix, or kept.
+  std::vector<Scheme> candidates = {};
+  std::optional<double> expected_loss = {};
 };
 // In the order of a forward pass. A pattern of `keep` that matches nothing is a usage Error.
 std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options);

@@ -29,6 +29,7 @@ Json to_json(const QuantizeSummary& summary, Figures figures) {
     json["peak_rss_bytes"] = summary.peak_rss_bytes;
     json["output_bytes"] = summary.output_bytes;
   }
+  if (!summary.allocation.is_null()) json["allocation"] = summary.allocation;
   if (!summary.verdict.is_null()) json["for"] = summary.verdict;
   json["bits_per_weight"] = summary.bits_per_weight;
   if (!summary.tuning.is_null()) json["tuning"] = summary.tuning;

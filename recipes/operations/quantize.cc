@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <vector>
 
 #include "core/base/error.h"
@@ -16,7 +17,10 @@ namespace {
 constexpr ParamSpec kParams[] = {
     {"model", ParamType::kModel, "", "Hugging Face directory", true, true},
     {"scheme", ParamType::kText, "int4",
-     "int{2,3,4,8}-{gN,channel,tensor}-{sym,asym}, nf4-gN, a GGUF block type or mix (q4_k_m); int4 is int4-g128-sym"},
+     "int{2,3,4,8}-{gN,channel,tensor}-{sym,asym}, nf4-gN, a GGUF block type or mix (q4_k_m); int4 is int4-g128-sym; "
+     "auto: a type for each matrix, so that --size is kept"},
+    {"size", ParamType::kText, "", "with --scheme auto: bits per weight (4.5bpw) or the size of the result (700MiB)"},
+    {"types", ParamType::kText, "", "with --scheme auto: the schemes to choose from, with commas; GGUF's by default"},
     {"method", ParamType::kText, "rtn", "how codes are chosen; all but rtn need --calibration, or imatrix --imatrix",
      false, false, "rtn|gptq|awq|awq+gptq|imatrix"},
     {"calibration", ParamType::kFile, "", "text to calibrate on: a file, or a directory of .txt and .md files"},
@@ -54,6 +58,8 @@ QuantizeOptions read_options(const Params& params) {
   QuantizeOptions options;
   options.scheme = params.text("scheme");
   options.method = params.text("method");
+  if (params.has("size")) options.size = params.text("size");
+  if (params.has("types")) options.types = params.text("types");
   if (params.has("calibration")) options.calibration = params.path("calibration").string();
   if (params.has("imatrix")) options.imatrix = params.path("imatrix").string();
   if (params.has("save-imatrix")) options.save_imatrix = params.text("save-imatrix");
@@ -96,11 +102,23 @@ std::string worst_tensors(const QuantizeSummary& summary) {
   return text.empty() ? text : "\nlargest relative errors" + text;
 }
 
+// What auto chose: how many tensors have which type.
+std::string allocation(const QuantizeSummary& summary) {
+  if (summary.allocation.is_null()) return {};
+  std::map<std::string, int> counts;
+  for (const TensorReport& tensor : summary.tensors) ++counts[tensor.scheme];
+  std::string text =
+      fmt::format("\nwithin {}, by {}, expected loss {:.5f}:", summary.allocation["size"].get<std::string>(),
+                  summary.allocation["measure"].get<std::string>(), summary.allocation["expected_loss"].get<double>());
+  for (const auto& [scheme, count] : counts) text += fmt::format(" {} x {}", count, scheme);
+  return text;
+}
+
 std::string describe(const QuantizeSummary& summary) {
   std::string text = fmt::format("{} by {}: {:.3f} bits per weight, {}, {:.1f} s, at most {} in memory", summary.scheme,
                                  summary.method, summary.bits_per_weight, format_bytes(summary.output_bytes),
                                  summary.seconds, format_bytes(summary.peak_rss_bytes));
-  text += worst_tensors(summary);
+  text += allocation(summary) + worst_tensors(summary);
   for (const TensorReport& tensor : summary.tensors)
     if (!tensor.fallback.empty()) text += fmt::format("\n  {}: {}", tensor.name, tensor.fallback);
   return text;

@@ -1,0 +1,233 @@
+// --scheme auto: the choice itself against trying everything, sizes, and whole plans without a text.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <limits>
+
+#include "core/base/digest.h"
+#include "core/base/error.h"
+#include "quantize/allocate/assign.h"
+#include "quantize/allocate/choose.h"
+#include "quantize/quantize.h"
+#include "tests/support/tiny_model.h"
+
+namespace retort {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using Items = std::vector<std::vector<Choice>>;
+
+struct Total {
+  uint64_t size = 0;
+  double loss = 0;
+};
+
+Total total_of(const Items& items, const std::vector<size_t>& chosen) {
+  Total total;
+  for (size_t i = 0; i < items.size(); ++i) {
+    total.size += items[i].at(chosen[i]).size;
+    total.loss += items[i].at(chosen[i]).loss;
+  }
+  return total;
+}
+
+// The least loss within `limit`, of all combinations; infinite where none fits.
+double least_loss(const Items& items, uint64_t limit, size_t first = 0) {
+  if (first == items.size()) return 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Choice& choice : items[first])
+    if (choice.size <= limit) least = std::min(least, choice.loss + least_loss(items, limit - choice.size, first + 1));
+  return least;
+}
+
+Items random_items(testing::Random& random, uint64_t largest) {
+  Items items(6);
+  for (std::vector<Choice>& choices : items)
+    for (int c = 0; c < 4; ++c) choices.push_back({1 + random.next() % largest, random.uniform()});
+  return items;
+}
+
+TEST(ChooseLeastLoss, IsWhatTryingEverythingFinds) {
+  testing::Random random(3);
+  int possible = 0;
+  for (int round = 0; round < 200; ++round) {
+    const Items items = random_items(random, 50);
+    const uint64_t limit = 20 + random.next() % 200;
+    const auto chosen = choose_least_loss(items, limit);
+    const double least = least_loss(items, limit);
+    ASSERT_EQ(chosen.has_value(), std::isfinite(least));
+    if (!chosen) continue;
+    ++possible;
+    EXPECT_LE(total_of(items, *chosen).size, limit);
+    EXPECT_DOUBLE_EQ(total_of(items, *chosen).loss, least);
+  }
+  EXPECT_GT(possible, 100);
+}
+
+TEST(ChooseLeastLoss, KeepsLargeLimitsAndComesCloseToThem) {
+  testing::Random random(4);
+  for (int round = 0; round < 5; ++round) {
+    const Items items = random_items(random, uint64_t{1} << 40);
+    const uint64_t limit = uint64_t{3} << 40;
+    const auto chosen = choose_least_loss(items, limit);
+    ASSERT_TRUE(chosen);
+    EXPECT_LE(total_of(items, *chosen).size, limit);
+    EXPECT_GE(total_of(items, *chosen).loss, least_loss(items, limit) - 1e-9);
+    EXPECT_LE(total_of(items, *chosen).loss, least_loss(items, limit - (limit >> 12)) + 1e-9);
+  }
+}
+
+TEST(ChooseLeastLoss, TakesTheOnlyOnesAtTheExactLimit) {
+  const Items items{{{7, 1.0}, {9, 0.5}}, {{5, 2.0}, {6, 0.1}}};
+  EXPECT_EQ(choose_least_loss(items, 12), (std::vector<size_t>{0, 0}));
+  EXPECT_EQ(choose_least_loss(items, 13), (std::vector<size_t>{0, 1}));
+  EXPECT_EQ(choose_least_loss(items, 11), std::nullopt);
+}
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Budget, IsBitsPerWeightOrTheSizeOfTheResult) {
+  EXPECT_EQ(parse_budget("4.5bpw", 1000, 10), 4500);
+  EXPECT_EQ(parse_budget("1KiB", 1000, 24), 8000);
+  EXPECT_EQ(parse_budget("1KiB", 1000, 2048), 0);
+  for (const char* size : {"", "bpw", "4,5bpw", "-4bpw", "nanbpw", "0bpw", "99bpw", "4.5 bpw", "4.5bits", "MiB", "4q"})
+    EXPECT_THAT(message_of([&] { parse_budget(size, 1000, 0); }), HasSubstr("Write it as 4.5bpw, 700MiB")) << size;
+}
+
+class Auto : public ::testing::Test {
+ protected:
+  std::unique_ptr<ModelSource> model(testing::TinyModel shape = {.hidden_size = 256, .ffn_size = 512}) {
+    testing::write_tiny_model(path("model"), shape);
+    return open_model(path("model"));
+  }
+
+  static QuantizeOptions options(const std::string& size) {
+    QuantizeOptions result;
+    result.scheme = "auto";
+    result.size = size;
+    return result;
+  }
+
+  QuantizeSummary quantize(const ModelSource& source, const QuantizeOptions& chosen, const std::string& output = "out",
+                           int threads = 2) {
+    fs::create_directories(path(output));
+    ThreadPool pool(threads);
+    Context context{pool, sink_};
+    return quantize_model(source, path(output), chosen, context);
+  }
+
+  fs::path path(const std::string& name) const { return temp_.path() / name; }
+
+  testing::TempDir temp_;
+  ProgressSink sink_;
+};
+
+TEST_F(Auto, KeepsTheSizeAndUsesIt) {
+  const auto source = model();
+  double loss = std::numeric_limits<double>::infinity();
+  for (const char* size : {"3.2bpw", "4.5bpw", "6bpw"}) {
+    const QuantizeSummary summary = quantize(*source, options(size));
+    EXPECT_FALSE(summary.fell_back());
+    EXPECT_LE(summary.bits_per_weight, std::stod(size));
+    EXPECT_GE(summary.bits_per_weight, 0.99 * std::stod(size));
+    EXPECT_LT(summary.allocation["expected_loss"].get<double>(), loss);
+    loss = summary.allocation["expected_loss"].get<double>();
+  }
+}
+
+TEST_F(Auto, ASizeInBytesHoldsForTheWholeResult) {
+  const QuantizeSummary summary = quantize(*model(), options("900KB"));
+  EXPECT_LE(summary.output_bytes, 900000u);
+  EXPECT_GE(summary.output_bytes, 870000u);
+}
+
+TEST_F(Auto, ReportsWhatEachMatrixIsExpectedToCost) {
+  const QuantizeSummary summary = quantize(*model(), options("4.5bpw"));
+  double sum = 0;
+  for (const TensorReport& tensor : summary.tensors)
+    if (tensor.method != "copy") sum += tensor.details.at("expected_loss").get<double>();
+  EXPECT_NEAR(summary.allocation["expected_loss"].get<double>(), sum, 1e-12);
+  EXPECT_EQ(open_model(path("out"))->container(), "native");
+}
+
+TEST_F(Auto, ASizeThatCannotBeKeptIsRefusedWithTheSmallestThatCan) {
+  const auto source = model();
+  for (const char* size : {"2bpw", "100KiB"}) {
+    const std::string message = message_of([&] { quantize(*source, options(size)); });
+    ASSERT_THAT(message, HasSubstr("The smallest size that can be kept is ")) << size;
+    const std::string smallest = message.substr(message.rfind(' ') + 1);
+    EXPECT_NO_THROW(quantize(*source, options(smallest))) << smallest;
+  }
+}
+
+TEST_F(Auto, KeepGoesFirstAndWidthsOfNoSuperBlockGetOtherBlocks) {
+  const auto source = model({.hidden_size = 256, .ffn_size = 192});
+  QuantizeOptions chosen = options("5bpw");
+  chosen.keep = {{"*v_proj.weight", "q8_0"}};
+  const QuantizeSummary summary = quantize(*source, chosen);
+  EXPECT_FALSE(summary.fell_back());
+  EXPECT_LE(summary.bits_per_weight, 5);
+  for (const TensorReport& tensor : summary.tensors) {
+    if (tensor.name.find("v_proj") != std::string::npos) {
+      EXPECT_EQ(tensor.scheme, "q8_0");
+    }
+    if (tensor.name.find("down_proj") != std::string::npos) {
+      EXPECT_EQ(tensor.scheme.find("_k"), std::string::npos) << tensor.scheme;
+    }
+  }
+}
+
+TEST_F(Auto, IntegerTypesLeaveEmbeddingAndHead) {
+  QuantizeOptions chosen = options("9bpw");
+  chosen.types = "int8-g64-sym,int4-g64-sym";
+  const QuantizeSummary summary = quantize(*model(), chosen);
+  int four = 0, eight = 0;
+  for (const TensorReport& tensor : summary.tensors) {
+    four += tensor.scheme == "int4-g64-sym";
+    eight += tensor.scheme == "int8-g64-sym";
+    if (tensor.name == "model.embed_tokens.weight") {
+      EXPECT_EQ(tensor.scheme, "f16");
+    }
+  }
+  EXPECT_GT(four, 0);
+  EXPECT_GT(eight, 0);
+  EXPECT_LE(summary.bits_per_weight, 9);
+}
+
+TEST_F(Auto, OptionsThatDoNotGoTogetherAreRefused) {
+  const auto source = model();
+  const auto refused = [&](const char* scheme, const char* size, const char* types, const char* why) {
+    QuantizeOptions chosen = options(size);
+    chosen.scheme = scheme;
+    chosen.types = types;
+    EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr(why));
+  };
+  refused("auto", "", "", "--scheme auto needs one");
+  refused("q4_0", "4bpw", "", "--size: it goes with --scheme auto");
+  refused("q4_0", "", "q4_0", "--types: it goes with --scheme auto");
+  refused("auto", "4bpw", "q4_0,q9_0", "'q9_0'");
+  refused("auto", "4bpw", "q4_0,f16", "'f16'");
+  refused("auto", "4bpw", "q4_0,int8", "beside other schemes");
+}
+
+TEST_F(Auto, BytesDoNotDependOnThreads) {
+  const auto source = model();
+  quantize(*source, options("4.2bpw"), "one", 1);
+  quantize(*source, options("4.2bpw"), "three", 3);
+  EXPECT_EQ(digest_of_path(path("one")), digest_of_path(path("three")));
+}
+
+}  // namespace
+}  // namespace retort
