@@ -1,6 +1,7 @@
 #include "quantize/memory.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -21,7 +22,15 @@ constexpr int64_t kWide = 2048;  // inputs from which on a thread solves more ro
 uint64_t bytes(int64_t count, uint64_t size = 1) { return static_cast<uint64_t>(count) * size; }
 
 // Storing one tensor: its codes and their packed form, or its values and their rounded form.
-uint64_t storing(const TensorPlan& plan, uint64_t threads) {
+uint64_t storing(TensorPlan plan, uint64_t threads) {
+  if (!plan.candidates.empty()) {
+    uint64_t most = 0;
+    for (const Scheme& scheme : std::exchange(plan.candidates, {})) {
+      plan.scheme = scheme;
+      most = std::max(most, storing(plan, threads));
+    }
+    return most;
+  }
   const ModelTensor& tensor = *plan.tensor;
   const uint64_t elements = bytes(tensor.elements());
   if (plan.scheme == tensor.scheme) return tensor.bytes;

@@ -25,8 +25,8 @@ std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask>, const InputSta
   refuse("gptq");
 }
 
-std::vector<double> measure_sensitivity(const ModelSource&, std::span<const TensorPlan>, std::span<const size_t>,
-                                        const QuantizeOptions&, Context&, Json&) {
+std::vector<double> measure_sensitivity(const ModelSource&, std::span<const TensorPlan>, const QuantizeOptions&,
+                                        Context&, Json&) {
   fail("quantize", "--scheme auto", "this program was built without LibTorch",
        "Leave out --calibration, or use a build with LibTorch");
 }

@@ -7,6 +7,7 @@
 #include "quantize/mixes.h"
 #include "quantize/quantize.h"
 #include "quantize/quantizer.h"
+#include "quantize/targets.h"
 
 namespace retort {
 namespace {
@@ -29,6 +30,7 @@ class Planner {
   Planner(const ModelSource& source, const QuantizeOptions& options)
       : source_(source), quantizer_(find_quantizer(options.method)), mix_(find_mix(options.scheme)) {
     if (options.scheme == "auto") types_ = candidate_types(options);
+    if (!options.target.empty()) target_ = &find_target(options.target);
     scheme_ = !types_.empty() ? types_.front() : checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
     for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, checked(type, true)});
   }
@@ -43,8 +45,7 @@ class Planner {
         fail("quantize", tensor.name, "it is quantized already (" + name_of(scheme) + ")",
              "Quantize the checkpoint that this model was made from");
       TensorPlan plan{&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}};
-      if (choosable(plan)) plan.candidates = fitting_types(tensor.cols());
-      if (!plan.candidates.empty()) plan.scheme = plan.candidates.front();
+      if (choosable(plan)) offer_types(plan);
       plans.push_back(fitted(std::move(plan)));
     }
     for (const KeepRule& rule : keep_)
@@ -87,18 +88,35 @@ class Planner {
            (types_.front().is_block() || plan.rule->input != Input::kNone);
   }
 
-  // The types that divide rows of `cols`; where none does, what stands in for them.
-  std::vector<Scheme> fitting_types(int64_t cols) const {
-    std::vector<Scheme> fitting;
-    for (const Scheme& type : types_)
-      if (type.fits(cols)) fitting.push_back(type);
-    if (!fitting.empty()) return fitting;
-    for (const Scheme& type : types_) {
-      const Scheme narrow = fallback_scheme(type);
-      const bool known = std::ranges::find(fitting, narrow) != fitting.end();
-      if (!narrow.is_dense() && narrow.fits(cols) && quantizer_.supports(narrow) && !known) fitting.push_back(narrow);
+  void offer_types(TensorPlan& plan) const {
+    plan.candidates = held_types(plan, types_);
+    if (plan.candidates.empty()) plan.candidates = held_types(plan, stand_ins());
+    if (!plan.candidates.empty()) {
+      plan.scheme = plan.candidates.front();
+    } else if (target_) {
+      plan.scheme = sixteen_bits(*plan.tensor);
+      plan.fallback = std::string(target_->name) + " holds none of the types in this shape: " + name_of(plan.scheme);
     }
-    return fitting;
+  }
+
+  std::vector<Scheme> held_types(TensorPlan plan, std::span<const Scheme> types) const {
+    std::vector<Scheme> held;
+    for (const Scheme& type : types) {
+      plan.scheme = type;
+      if (type.fits(plan.tensor->cols()) && (!target_ || target_->holds(plan))) held.push_back(type);
+    }
+    return held;
+  }
+
+  // For rows that no type divides.
+  std::vector<Scheme> stand_ins() const {
+    std::vector<Scheme> narrow;
+    for (const Scheme& type : types_) {
+      const Scheme scheme = fallback_scheme(type);
+      const bool known = std::ranges::find(narrow, scheme) != narrow.end();
+      if (!scheme.is_dense() && quantizer_.supports(scheme) && !known) narrow.push_back(scheme);
+    }
+    return narrow;
   }
 
   static TensorPlan fitted(TensorPlan plan) {
@@ -117,6 +135,7 @@ class Planner {
   const Quantizer& quantizer_;
   const Mix* mix_;             // not null: the types of a mix instead of scheme_
   std::vector<Scheme> types_;  // not empty: auto chooses among them
+  const Target* target_ = nullptr;
   Scheme scheme_;
   std::vector<KeepRule> keep_;
 };

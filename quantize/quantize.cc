@@ -159,7 +159,6 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
     context.check_interrupted();
     SolvedTensor tensor = solver.solve(plan);
     if (strict) require_as_asked(plan.tensor->name, tensor.solved.fallback);
-    if (plan.expected_loss) tensor.solved.details["expected_loss"] = *plan.expected_loss;
     if (keep)
       kept.push_back(std::move(tensor));
     else

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -63,10 +62,9 @@ struct TensorPlan {
   int64_t layer;         // -1: not per layer
   Scheme scheme;         // dense: stored in that type
   std::string fallback;  // empty: as asked
-  // With scheme "auto": what this matrix may become, smallest first (`scheme` is the first until one is chosen, see
-  // allocate/assign.h), and what the chosen one is expected to cost. Empty: not a matrix, or kept.
+  // With scheme "auto": what this matrix may become, smallest first; `scheme` is the first until one is chosen
+  // (allocate/assign.h). Empty: not a matrix, or kept.
   std::vector<Scheme> candidates = {};
-  std::optional<double> expected_loss = {};
 };
 // In the order of a forward pass. A pattern of `keep` that matches nothing is a usage Error.
 std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options);

@@ -11,23 +11,17 @@
 namespace retort {
 namespace {
 
-struct Carrier {
-  std::string_view format;     // of retort export
-  std::string_view packed[2];  // layouts of core/pack, the first that holds a matrix
-};
-
-// A matrix is loaded when a carrier's layout holds it and `refuses` has nothing against it.
-struct Target {
-  std::string_view name;
-  std::span<const Carrier> carriers;  // the best first
-  std::string (*refuses)(const Scheme&, int64_t rows, int64_t cols);
-};
-
 constexpr Carrier kVllm[] = {
     {"compressed-tensors", {"compressed-tensors", ""}}, {"gptq", {"gptq", "gptq_v2"}}, {"awq", {"awq", ""}}};
 constexpr Carrier kLlamaCpp[] = {{"gguf", {"q4_0", "q8_0"}}};
 constexpr Carrier kOnnxRuntime[] = {{"onnx", {"matmulnbits", ""}}};
 constexpr Carrier kMlx[] = {{"mlx", {"mlx", ""}}};
+
+constexpr std::array<std::string_view, 4> kVllmTypes{"int4-g128-sym", "int4-g32-sym", "int4-g32-asym", "int8-g128-sym"};
+constexpr std::array<std::string_view, 8> kGgufTypes{"q2_k", "q3_k", "iq4_xs", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0"};
+constexpr std::array<std::string_view, 3> kOnnxTypes{"int4-g128-sym", "int4-g32-asym", "int8-g128-sym"};
+constexpr std::array<std::string_view, 5> kMlxTypes{"int2-g32-asym", "int3-g64-asym", "int4-g128-sym", "int4-g32-asym",
+                                                    "int8-g64-sym"};
 
 // vllm/model_executor/layers/quantization/utils/marlin_utils.py: types uint4, uint4b8, uint8b128; groups -1, 32, 64,
 // 128; tiles of 64 rows and 128 columns (GPTQ_MARLIN_MIN_THREAD_N, _K).
@@ -48,10 +42,14 @@ std::string marlin_refuses(const Scheme& scheme, int64_t rows, int64_t cols) {
 std::string nothing(const Scheme&, int64_t, int64_t) { return {}; }
 
 constexpr std::array kTargets{
-    Target{"vllm", kVllm, marlin_refuses},
-    Target{"llama.cpp", kLlamaCpp, nothing},       // ggml-common.h; any row of whole blocks
-    Target{"onnxruntime", kOnnxRuntime, nothing},  // docs/ContribOperators.md, MatMulNBits
-    Target{"mlx", kMlx, nothing},                  // mlx/ops.cpp, quantize: bits 2, 3, 4, 6, 8; groups 32, 64, 128
+    // compressed_tensors/utils.py, find_matched_target: a fused layer gets the scheme of its first part.
+    Target{.name = "vllm", .carriers = kVllm, .refuses = marlin_refuses, .types = kVllmTypes, .fuses = true},
+    // ggml-common.h; any row of whole blocks
+    Target{.name = "llama.cpp", .carriers = kLlamaCpp, .refuses = nothing, .types = kGgufTypes},
+    // docs/ContribOperators.md, MatMulNBits
+    Target{.name = "onnxruntime", .carriers = kOnnxRuntime, .refuses = nothing, .types = kOnnxTypes},
+    // mlx/ops.cpp, quantize: bits 2, 3, 4, 6, 8; groups 32, 64, 128
+    Target{.name = "mlx", .carriers = kMlx, .refuses = nothing, .types = kMlxTypes},
 };
 
 QuantizedMatrix shape_of(const TensorPlan& plan) {
@@ -74,6 +72,11 @@ std::string carrier_refuses(const Carrier& carrier, const TensorPlan& plan) {
   return reason;
 }
 
+std::string reason_against(const Target& target, const Carrier& carrier, const TensorPlan& plan) {
+  const std::string reason = target.refuses(plan.scheme, plan.tensor->rows(), plan.tensor->cols());
+  return reason.empty() ? carrier_refuses(carrier, plan) : reason;
+}
+
 // Reason -> the first tensor that it holds for.
 using Reasons = std::map<std::string, std::string>;
 
@@ -81,8 +84,7 @@ Reasons reasons_against(const Target& target, const Carrier& carrier, std::span<
   Reasons reasons;
   for (const TensorPlan& plan : plans) {
     if (plan.scheme.is_dense()) continue;
-    std::string reason = target.refuses(plan.scheme, plan.tensor->rows(), plan.tensor->cols());
-    if (reason.empty()) reason = carrier_refuses(carrier, plan);
+    const std::string reason = reason_against(target, carrier, plan);
     if (!reason.empty()) reasons.emplace(name_of(plan.scheme) + ": " + reason, plan.tensor->name);
   }
   return reasons;
@@ -90,20 +92,26 @@ Reasons reasons_against(const Target& target, const Carrier& carrier, std::span<
 
 }  // namespace
 
+bool Target::holds(const TensorPlan& plan) const { return reason_against(*this, carriers.front(), plan).empty(); }
+
 std::vector<std::string> target_names() {
   std::vector<std::string> names;
   for (const Target& target : kTargets) names.emplace_back(target.name);
   return names;
 }
 
-TargetVerdict judge_target(std::string_view name, std::span<const TensorPlan> plans) {
+const Target& find_target(std::string_view name) {
   const auto target = std::ranges::find(kTargets, name, &Target::name);
-  if (target == kTargets.end())
-    fail_usage("quantize", "--for", std::string(name) + " is not a target that is known",
-               "The nearest one is " + nearest_name(name, target_names()));
+  if (target != kTargets.end()) return *target;
+  fail_usage("quantize", "--for", std::string(name) + " is not a target that is known",
+             "The nearest one is " + nearest_name(name, target_names()));
+}
+
+TargetVerdict judge_target(std::string_view name, std::span<const TensorPlan> plans) {
+  const Target& target = find_target(name);
   TargetVerdict verdict{.target = std::string(name), .format = {}, .reasons = {}};
-  for (const Carrier& carrier : target->carriers) {
-    const Reasons reasons = reasons_against(*target, carrier, plans);
+  for (const Carrier& carrier : target.carriers) {
+    const Reasons reasons = reasons_against(target, carrier, plans);
     if (reasons.empty()) return {.target = std::string(name), .format = std::string(carrier.format), .reasons = {}};
     if (!verdict.reasons.empty()) continue;
     for (const auto& [reason, tensor] : reasons) verdict.reasons.push_back(tensor + ": " + reason);

@@ -84,15 +84,15 @@ class DivergenceMeter {
 // Matrices that are rounded together; the first layer among them, config.layers for the head.
 struct Unit {
   int64_t layer;
-  std::vector<size_t> members;  // indices of `free`
+  std::vector<size_t> members;  // indices of plans
 };
 
-std::vector<Unit> units_of(std::span<const TensorPlan> plans, std::span<const size_t> free, int64_t layers,
-                           int64_t run) {
+std::vector<Unit> units_of(std::span<const TensorPlan> plans, int64_t layers, int64_t run) {
   std::vector<Unit> units;
   std::map<std::pair<int64_t, Role>, size_t> seen;
-  for (size_t i = 0; i < free.size(); ++i) {
-    const TensorPlan& plan = plans[free[i]];
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const TensorPlan& plan = plans[i];
+    if (plan.candidates.empty()) continue;
     const int64_t group = plan.layer < 0 ? -1 : plan.layer / run;
     const auto [entry, fresh] = seen.emplace(std::pair{group, plan.rule->role}, units.size());
     if (fresh) units.push_back({plan.rule->role == Role::kHead ? layers : plan.layer, {}});
@@ -121,11 +121,10 @@ Scheme reference_scheme(const std::vector<Scheme>& candidates) {
 
 class Measurement {
  public:
-  Measurement(const ModelSource& source, std::span<const TensorPlan> plans, std::span<const size_t> free,
-              const QuantizeOptions& options, Context& context)
+  Measurement(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
+              Context& context)
       : source_(source),
         plans_(plans),
-        free_(free),
         grid_(options.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError),
         context_(context),
         windows_(sensitivity_windows(source.config(), options)) {
@@ -135,7 +134,7 @@ class Measurement {
     weights += static_cast<double>(source.config().vocab_size * source.config().hidden_size);
     const double work = weights * static_cast<double>(windows_.length * windows_.count);
     do {
-      units_ = units_of(plans, free, source.config().layers, run_);
+      units_ = units_of(plans, source.config().layers, run_);
       passes_ = passes(units_, source, weights);
     } while (passes_ * work > kMostWork && (run_ *= 2) < 2 * source.config().layers);
   }
@@ -149,14 +148,14 @@ class Measurement {
     context_.progress.message(fmt::format(
         "--scheme auto measures {} matrices, one after the other, on {} windows of {} tokens: about {:.0f} s",
         units_.size(), windows_.count, windows_.length, std::ceil(passes_ * seconds_since(start))));
-    std::vector<double> coefficients(free_.size());
+    std::vector<double> coefficients(plans_.size());
     context_.progress.begin("sensitivity", static_cast<int64_t>(units_.size()), "matrices");
     int64_t done = 0;
     for (const Unit& unit : units_) {
       context_.check_interrupted();
       const double coefficient = coefficient_of(unit, meter);
       for (const size_t member : unit.members) coefficients[member] = coefficient;
-      context_.progress.update(++done, plan_of(unit.members.front()).tensor->name);
+      context_.progress.update(++done, plans_[unit.members.front()].tensor->name);
     }
     context_.progress.end();
     return coefficients;
@@ -170,16 +169,14 @@ class Measurement {
   }
 
  private:
-  const TensorPlan& plan_of(size_t member) const { return plans_[free_[member]]; }
-
   double coefficient_of(const Unit& unit, const DivergenceMeter& meter) {
     DecoderWeights weights = meter.weights();
     double error = 0;
-    for (const size_t member : unit.members) error += round_into(weights, plan_of(member), meter.placement());
+    for (const size_t member : unit.members) error += round_into(weights, plans_[member], meter.placement());
     if (!(error > 0)) return 0.0;
     const double divergence = meter.divergence(weights, unit.layer);
     if (!std::isfinite(divergence))
-      fail("quantize", plan_of(unit.members.front()).tensor->name,
+      fail("quantize", plans_[unit.members.front()].tensor->name,
            "the divergence with this matrix rounded is not finite", "Leave out --calibration for --scheme auto");
     return std::max(0.0, divergence) / error;
   }
@@ -202,7 +199,6 @@ class Measurement {
 
   const ModelSource& source_;
   std::span<const TensorPlan> plans_;
-  std::span<const size_t> free_;
   const GridRule grid_;
   Context& context_;
   SensitivityWindows windows_;
@@ -214,11 +210,10 @@ class Measurement {
 }  // namespace
 
 std::vector<double> measure_sensitivity(const ModelSource& source, std::span<const TensorPlan> plans,
-                                        std::span<const size_t> free, const QuantizeOptions& options, Context& context,
-                                        Json& report) {
+                                        const QuantizeOptions& options, Context& context, Json& report) {
   prepare_torch();
   const at::NoGradGuard no_grad;
-  Measurement measurement(source, plans, free, options, context);
+  Measurement measurement(source, plans, options, context);
   std::vector<double> coefficients = measurement.run(options);
   report.update(measurement.report());
   return coefficients;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 #include <vector>
 
 #include "core/base/error.h"
@@ -20,7 +19,8 @@ constexpr ParamSpec kParams[] = {
      "int{2,3,4,8}-{gN,channel,tensor}-{sym,asym}, nf4-gN, a GGUF block type or mix (q4_k_m); int4 is int4-g128-sym; "
      "auto: a type for each matrix, so that --size is kept"},
     {"size", ParamType::kText, "", "with --scheme auto: bits per weight (4.5bpw) or the size of the result (700MiB)"},
-    {"types", ParamType::kText, "", "with --scheme auto: the schemes to choose from, with commas; GGUF's by default"},
+    {"types", ParamType::kText, "",
+     "with --scheme auto: the schemes to choose from, with commas; by default what --for holds, or GGUF"},
     {"method", ParamType::kText, "rtn", "how codes are chosen; all but rtn need --calibration, or imatrix --imatrix",
      false, false, "rtn|gptq|awq|awq+gptq|imatrix"},
     {"calibration", ParamType::kFile, "", "text to calibrate on: a file, or a directory of .txt and .md files"},
@@ -102,15 +102,14 @@ std::string worst_tensors(const QuantizeSummary& summary) {
   return text.empty() ? text : "\nlargest relative errors" + text;
 }
 
-// What auto chose: how many tensors have which type.
+// What auto chose.
 std::string allocation(const QuantizeSummary& summary) {
   if (summary.allocation.is_null()) return {};
-  std::map<std::string, int> counts;
-  for (const TensorReport& tensor : summary.tensors) ++counts[tensor.scheme];
-  std::string text =
-      fmt::format("\nwithin {}, by {}, expected loss {:.5f}:", summary.allocation["size"].get<std::string>(),
-                  summary.allocation["measure"].get<std::string>(), summary.allocation["expected_loss"].get<double>());
-  for (const auto& [scheme, count] : counts) text += fmt::format(" {} x {}", count, scheme);
+  std::string text = fmt::format("\nwithin {}, by {}:", summary.allocation["size"].get<std::string>(),
+                                 summary.allocation["measure"].get<std::string>());
+  for (const auto& [name, type] : summary.allocation["types"].items())
+    text += fmt::format("\n  {:<14}  {:4} matrices  {:6.3f} bits per weight", name, type["tensors"].get<int64_t>(),
+                        type["bits_per_weight"].get<double>());
   return text;
 }
 
