@@ -35,7 +35,7 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
     fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
   if (options.aim != "quantized" && options.aim != "float")
     fail_usage("quantize", "--aim", options.aim + " is not an aim", "They are quantized and float");
-  if (options.aim == "float" && options.method != "gptq")
+  if (options.aim == "float" && !quantizer.needs_calibration)
     fail_usage("quantize", "--aim", options.method + " does not follow the float model", "--method gptq does");
   if (options.precision != "auto" && options.precision != "f32" && options.precision != "bf16")
     fail_usage("quantize", "--precision", options.precision + " is not one", "They are auto, f32 and bf16");

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "quantize/awq/aim.h"
 #include "quantize/grid.h"
 
 namespace retort {
@@ -132,19 +133,22 @@ void divide_rows(SolvedLayer& layer) {
 std::vector<SolvedMatrix> solve_scaled(const Quantizer& quantizer, const InputGroup& group,
                                        const SolverOptions& options, SolvedLayer& solved, Context& context) {
   Folder folder(group, solved);
+  const std::vector<MatrixTask> tasks = aimed(group.tasks, group.statistics, options, context);
+  InputStatistics statistics = group.statistics;
+  statistics.missing.clear();
+  const auto unscaled = [&] { return quantizer.solve(tasks, &statistics, options, context); };
   InputScaling scaling;
-  if (folder.possible())
-    scaling = find_input_scaling(group.tasks, group.statistics, folder.channels(), options, context);
-  if (scaling.factors.empty()) return quantizer.solve(group.tasks, &group.statistics, options, context);
-  std::vector<MatrixTask> tasks;
-  for (const MatrixTask& task : group.tasks) tasks.push_back(scaled(task, scaling.factors));
-  const InputStatistics statistics = divided_inputs(group.statistics, scaling.factors);
-  std::vector<SolvedMatrix> results = quantizer.solve(tasks, &statistics, options, context);
+  if (folder.possible()) scaling = find_input_scaling(tasks, statistics, folder.channels(), options, context);
+  if (scaling.factors.empty()) return unscaled();
+  std::vector<MatrixTask> larger;
+  for (const MatrixTask& task : tasks) larger.push_back(scaled(task, scaling.factors));
+  const InputStatistics divided = divided_inputs(statistics, scaling.factors);
+  std::vector<SolvedMatrix> results = quantizer.solve(larger, &divided, options, context);
   const bool whole = std::ranges::all_of(results, [](const SolvedMatrix& result) { return result.matrix.has_value(); });
-  if (!whole || !folder.fold(scaling.factors)) return quantizer.solve(group.tasks, &group.statistics, options, context);
+  if (!whole || !folder.fold(scaling.factors)) return unscaled();
   for (SolvedMatrix& result : results) {
     result.column_factors = scaling.factors;
-    result.details["scaling"] = scaling.ratio;
+    result.details["scaling"] = {{"activity", scaling.exponents.activity}, {"size", scaling.exponents.size}};
   }
   return results;
 }

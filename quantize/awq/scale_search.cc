@@ -9,13 +9,17 @@
 
 #include "model/shards.h"
 #include "quantize/grid.h"
+#include "quantize/lanes.h"
 
 namespace retort {
 namespace {
 
 constexpr int64_t kRows = 64;
-constexpr int kSweeps = 2, kSteps = 10;  // on either side of the scale
-constexpr float kStep = 0.02f;
+
+// What a group's scale is multiplied with, and then what came out best.
+constexpr float kFar[] = {1, 0.80f, 0.84f, 0.88f, 0.92f, 0.96f, 1.04f, 1.08f, 1.12f, 1.16f, 1.20f};
+constexpr float kNear[] = {1, 0.98f, 1.02f};
+constexpr int kSweeps = 2;
 
 bool has_free_scales(const Scheme& scheme) {
   return !scheme.has_minima() && !scheme.is_super_block() && scheme.granularity != Granularity::kTensor;
@@ -23,17 +27,40 @@ bool has_free_scales(const Scheme& scheme) {
 
 at::Tensor row_sums(const at::Tensor& products) { return products.sum(1, /*keepdim=*/true, at::kDouble); }
 
-// The error that the group at hand leaves, by row, with what goes with it.
+// error = nearest value of the grid - weight; as encode() rounds.
+RETORT_EACH_ISA void round_linear(const float* weights, int64_t size, float scale, float least, float most,
+                                  float* error) {
+  const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
+  for (int64_t i = 0; i < size; ++i) {
+    float level = weights[i] * inverse;
+    level = level < least ? least : level;
+    level = level > most ? most : level;
+    error[i] = scale * ((level + kRound) - kRound) - weights[i];
+  }
+}
+
+RETORT_EACH_ISA void round_to_book(const float* weights, int64_t size, float scale, const float* levels, int count,
+                                   float* error) {
+  const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
+  for (int64_t i = 0; i < size; ++i) {
+    float level = levels[0];
+    for (int k = 1; k < count; ++k)
+      level = weights[i] * inverse > 0.5f * (levels[k - 1] + levels[k]) ? levels[k] : level;
+    error[i] = scale * level - weights[i];
+  }
+}
+
+// The grids of one group in all rows of a shard, and what they leave.
 struct GroupChoice {
-  at::Tensor scales;  // [rows, 1]
-  at::Tensor codes;   // [rows, group] bytes
-  at::Tensor error;   // [rows, group] Q - W
-  at::Tensor cost;    // [rows, 1] double: error H error^T of the group, and twice that with the other groups
+  at::Tensor scales;    // [rows, 1]
+  at::Tensor rounding;  // [rows, 1] the scales that the codes are the nearest for
+  at::Tensor error;     // [rows, group] Q - W
+  at::Tensor cost;      // [rows, 1] double: error H error^T of the group, and twice that with the other groups
 
   void take_better(const GroupChoice& other) {
     const at::Tensor better = other.cost < cost;
     scales = at::where(better, other.scales, scales);
-    codes = at::where(better, other.codes, codes);
+    rounding = at::where(better, other.rounding, rounding);
     error = at::where(better, other.error, error);
     cost = at::where(better, other.cost, cost);
   }
@@ -68,10 +95,8 @@ class RowShard {
     moment_of_group_ = moment_.slice(0, begin, end).slice(1, begin, end);
     const at::Tensor before = error_.slice(1, begin, end);
     others_ = pull_.slice(1, begin, end) - at::mm(before, moment_of_group_);
-    const at::Tensor start = stored_scales(group);
-    GroupChoice best = rounded(group, start);
-    for (int step = -kSteps; step <= kSteps; ++step)
-      if (step != 0) best.take_better(rounded(group, start * (1 + kStep * static_cast<float>(step))));
+    GroupChoice best = best_of(group, stored_scales(group), kFar);
+    best.take_better(best_of(group, best.scales, kNear));
     best.take_better(refitted(best));
     pull_.addmm_(best.error - before, moment_.slice(0, begin, end));
     before.copy_(best.error);
@@ -85,28 +110,34 @@ class RowShard {
     return scales;
   }
 
-  // Each weight at the nearest code under these scales, rounded to f16.
-  GroupChoice rounded(int64_t group, const at::Tensor& scales) const {
-    GroupChoice choice{scales.to(at::kHalf).to(at::kFloat),
-                       at::empty({rows_, group_}, at::kByte),
-                       at::empty({rows_, group_}, at::kFloat),
-                       {}};
-    for (int64_t row = 0; row < rows_; ++row) {
-      const Grid grid{choice.scales.const_data_ptr<float>()[row], matrix_.zero(first_ + row, group)};
-      const auto size = static_cast<size_t>(group_);
-      const std::span codes(choice.codes.mutable_data_ptr<uint8_t>() + row * group_, size);
-      encode(matrix_.scheme, grid, {weights_of_group_.const_data_ptr<float>() + row * group_, size}, codes);
-      decode(grid, codes, choice.error.mutable_data_ptr<float>() + row * group_);
-    }
-    choice.error.sub_(weights_of_group_);
-    choice.cost = cost_of(choice.error);
-    return choice;
+  // Each weight at the nearest code under the scale, times each of the factors in turn and rounded to f16.
+  GroupChoice best_of(int64_t group, const at::Tensor& scales, std::span<const float> factors) const {
+    const auto count = static_cast<int64_t>(factors.size());
+    const at::Tensor tried = (scales.t() * at::tensor(at::ArrayRef<float>(factors.data(), factors.size())).unsqueeze(1))
+                                 .to(at::kHalf)
+                                 .to(at::kFloat)
+                                 .view({count * rows_, 1});
+    const at::Tensor errors = at::empty({count * rows_, group_}, at::kFloat);
+    for (int64_t i = 0; i < count * rows_; ++i)
+      round(tried.const_data_ptr<float>()[i], matrix_.zero(first_ + i % rows_, group),
+            weights_of_group_.const_data_ptr<float>() + i % rows_ * group_,
+            errors.mutable_data_ptr<float>() + i * group_);
+    const at::Tensor pulled = at::mm(errors, moment_of_group_).view({count, rows_, group_});
+    const at::Tensor costs =
+        pulled.add_(others_, 2).mul_(errors.view({count, rows_, group_})).sum(2, /*keepdim=*/false, at::kDouble);
+    const at::Tensor choice = costs.argmin(0) * rows_ + at::arange(rows_);
+    const at::Tensor best = tried.index_select(0, choice);
+    return {best, best, errors.index_select(0, choice), costs.view({-1, 1}).index_select(0, choice)};
   }
 
-  void decode(const Grid& grid, std::span<const uint8_t> codes, float* out) const {
-    const std::span<const float> levels = levels_of(matrix_.scheme.book);
-    for (size_t i = 0; i < codes.size(); ++i)
-      out[i] = grid.scale * (levels.empty() ? static_cast<float>(codes[i] - grid.zero) : levels[codes[i]]);
+  void round(float scale, int zero, const float* weights, float* error) const {
+    const Scheme& scheme = matrix_.scheme;
+    const std::span<const float> levels = levels_of(scheme.book);
+    if (levels.empty())
+      round_linear(weights, group_, scale, static_cast<float>(-zero), static_cast<float>(scheme.max_code() - zero),
+                   error);
+    else
+      round_to_book(weights, group_, scale, levels.data(), static_cast<int>(levels.size()), error);
   }
 
   // The same codes with the scale at which the derivative of the cost is zero.
@@ -118,20 +149,20 @@ class RowShard {
     GroupChoice result = choice;
     result.scales = (choice.scales * stretch).to(at::kHalf).to(at::kFloat);
     result.error = values * (result.scales / choice.scales).nan_to_num(1, 1, 1) - weights_of_group_;
-    result.cost = at::where(result.scales * choice.scales > 0, cost_of(result.error), choice.cost);
+    const at::Tensor cost = row_sums((at::mm(result.error, moment_of_group_) + 2 * others_) * result.error);
+    result.cost = at::where(result.scales * choice.scales > 0, cost, choice.cost);
     return result;
   }
 
-  at::Tensor cost_of(const at::Tensor& error) const {
-    return row_sums((at::mm(error, moment_of_group_) + 2 * others_) * error);
-  }
-
   void store(int64_t group, const GroupChoice& choice) {
-    const at::Tensor scales = choice.scales.contiguous(), codes = choice.codes.contiguous();
+    const at::Tensor scales = choice.scales.contiguous(), rounding = choice.rounding.contiguous();
+    const auto size = static_cast<size_t>(group_);
     for (int64_t row = 0; row < rows_; ++row) {
+      const Grid grid{rounding.const_data_ptr<float>()[row], matrix_.zero(first_ + row, group)};
       matrix_.scales[index(row, group)] = scales.const_data_ptr<float>()[row];
-      std::copy_n(codes.const_data_ptr<uint8_t>() + row * group_, group_,
-                  matrix_.codes.begin() + (first_ + row) * matrix_.cols + group * group_);
+      encode(
+          matrix_.scheme, grid, {weights_of_group_.const_data_ptr<float>() + row * group_, size},
+          std::span(matrix_.codes).subspan(static_cast<size_t>((first_ + row) * matrix_.cols + group * group_), size));
     }
   }
 

@@ -41,7 +41,7 @@ class SequentialWalk : public LayerWalk {
         solver_{.damp = options.damp,
                 .activation_order = options.group_order == "activation",
                 .second_pass = options.second_pass},
-        follow_float_(options.aim == "float" && !quantizer_.scales_inputs),
+        follow_float_(options.aim == "float"),
         context_(context),
         windows_(
             calibration_windows(source, options.calibration, options.samples, options.sequence_length, "quantize")),

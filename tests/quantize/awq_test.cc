@@ -10,6 +10,7 @@
 
 #include "model/calibration.h"
 #include "model/decoder.h"
+#include "quantize/awq/aim.h"
 #include "quantize/awq/input_scaling.h"
 #include "quantize/awq/scale_search.h"
 #include "quantize/calibration/layer_walk.h"
@@ -68,48 +69,123 @@ class Awq : public ::testing::Test {
   testing::TempDir temp_;
 };
 
-// Columns 2k and 2k + 1 are one channel.
-TEST_F(Awq, SearchIsTheBestOfTwentyRatios) {
+// The textbook: factors from the exponents, each matrix rounded and run.
+struct SlowScaling {
+  std::vector<double> activity, size;
+  std::vector<std::pair<MatrixTask, const std::vector<float>*>> matrices;
+  const InputStatistics& statistics;
+  const std::vector<float>& inputs;
+
+  std::vector<float> factors(double i, double j) const {
+    std::vector<float> factors;
+    for (size_t c = 0; c < activity.size(); ++c)
+      factors.push_back(static_cast<float>(std::max(std::pow(activity[c], i) / std::pow(size[c], j), 1e-4)));
+    const float middle = std::sqrt(*std::ranges::min_element(factors) * *std::ranges::max_element(factors));
+    for (float& factor : factors) factor /= middle;
+    return factors;
+  }
+
+  double error(std::span<const float> factors, Context& context) const {
+    const size_t cols = factors.size();
+    std::vector<float> importance(cols);
+    for (size_t c = 0; c < cols; ++c)
+      importance[c] = statistics.second_moment[c * (cols + 1)] / (factors[c] * factors[c]);
+    double error = 0;
+    for (const auto& [task, weights] : matrices) {
+      std::vector<float> larger = *weights;
+      for (size_t i = 0; i < larger.size(); ++i) larger[i] *= factors[i % cols];
+      const MatrixTask scaled = matrix_task(larger, static_cast<int64_t>(cols), name_of(task.scheme));
+      std::vector<float> rounded = dequantize(*round_to_nearest(scaled, importance, {}, context).matrix);
+      for (size_t i = 0; i < rounded.size(); ++i) rounded[i] /= factors[i % cols];
+      error += output_error(*weights, rounded, inputs, cols);
+    }
+    return error;
+  }
+};
+
+// Mean over rows, and matrices, of |w| / max |w| of the group.
+std::vector<double> slow_sizes(const SlowScaling& slow, size_t cols) {
+  std::vector<double> sizes(cols);
+  for (const auto& [task, weights] : slow.matrices)
+    for (size_t i = 0; i < weights->size(); ++i) {
+      const auto size = static_cast<size_t>(task.scheme.group), first = i / size * size;
+      float most = 0;
+      for (size_t k = first; k < first + size; ++k) most = std::max(most, std::abs((*weights)[k]));
+      sizes[i % cols] += std::abs((*weights)[i]) / most;
+    }
+  return sizes;
+}
+
+// Columns 2k and 2k + 1 are one channel. No step along either exponent leaves less error.
+TEST_F(Awq, SearchEndsWhereNoStepHelps) {
   constexpr size_t kCols = 64, kRows = 24;
   const std::vector<float> inputs = inputs_of(40, kCols);
   const InputStatistics statistics = statistics_of(inputs, kCols);
-  const auto first = gaussian(kRows * kCols, 0.02f, 73), second = gaussian(kRows * kCols, 0.05f, 74);
+  auto first = gaussian(kRows * kCols, 0.02f, 73);
+  const auto second = gaussian(kRows * kCols, 0.05f, 74);
+  for (size_t i = 0; i < first.size(); ++i) first[i] *= i % kCols % 9 == 4 ? 6.0f : 1.0f;
   const MatrixTask group[] = {matrix_task(first, kCols, "int3-g32-asym"), matrix_task(second, kCols, "int4-g16-sym")};
   for (const bool paired : {false, true}) {
     ColumnChannels channels;
     for (size_t c = 0; paired && c < kCols; ++c) channels.push_back(static_cast<int64_t>(c / 2));
     const InputScaling found = find_input_scaling(group, statistics, channels, {}, context_);
 
-    double least = std::numeric_limits<double>::infinity(), best_ratio = 0;
-    std::vector<float> best;
-    for (int i = 0; i < 20; ++i) {
-      std::vector<float> factors(kCols), importance(kCols);
-      for (size_t c = 0; c < kCols; ++c) {
-        double activity = statistics.mean_absolute[c];
-        if (paired) activity = (statistics.mean_absolute[c / 2 * 2] + statistics.mean_absolute[c / 2 * 2 + 1]) / 2;
-        factors[c] = static_cast<float>(std::max(std::pow(activity, i / 20.0), 1e-4));
-      }
-      const float middle = std::sqrt(*std::ranges::min_element(factors) * *std::ranges::max_element(factors));
-      for (float& factor : factors) factor /= middle;
-      for (size_t c = 0; c < kCols; ++c)
-        importance[c] = statistics.second_moment[c * kCols + c] / (factors[c] * factors[c]);
-      double error = 0;
-      for (const auto& [task, weights] : {std::pair{group[0], &first}, {group[1], &second}}) {
-        std::vector<float> larger = *weights;
-        for (size_t i = 0; i < larger.size(); ++i) larger[i] *= factors[i % kCols];
-        const SolvedMatrix solved =
-            round_to_nearest(matrix_task(larger, kCols, name_of(task.scheme)), importance, {}, context_);
-        std::vector<float> rounded = dequantize(*solved.matrix);
-        for (size_t i = 0; i < rounded.size(); ++i) rounded[i] /= factors[i % kCols];
-        error += output_error(*weights, rounded, inputs, kCols);
-      }
-      if (error < least) least = error, best_ratio = i / 20.0, best = factors;
+    SlowScaling slow{{}, {}, {{group[0], &first}, {group[1], &second}}, statistics, inputs};
+    slow.activity.assign(statistics.mean_absolute.begin(), statistics.mean_absolute.end());
+    slow.size = slow_sizes(slow, kCols);
+    for (std::vector<double>* means : {&slow.activity, &slow.size})
+      for (size_t c = 0; paired && c < kCols; c += 2)
+        (*means)[c] = (*means)[c + 1] = ((*means)[c] + (*means)[c + 1]) / 2;
+    const auto [i, j] = found.exponents;
+    const double least = slow.error(slow.factors(i, j), context_);
+    EXPECT_LT(least, 0.9 * slow.error(slow.factors(0, 0), context_));
+    for (const auto& [di, dj] : {std::pair{0.05, 0.0}, {-0.05, 0.0}, {0.0, 0.05}, {0.0, -0.05}}) {
+      if (std::min(i + di, j + dj) < 0 || std::max(i + di, j + dj) > 1) continue;
+      EXPECT_LE(least, (1 + 1e-5) * slow.error(slow.factors(i + di, j + dj), context_)) << di << " " << dj;
     }
-    ASSERT_GT(best_ratio, 0) << "the case does not tell";
-    EXPECT_EQ(found.ratio, best_ratio);
+    const std::vector<float> expected = slow.factors(i, j);
     ASSERT_EQ(found.factors.size(), kCols);
-    for (size_t c = 0; c < kCols; ++c) EXPECT_NEAR(found.factors[c] / best[c], 1, 1e-5) << c;
+    for (size_t c = 0; c < kCols; ++c) EXPECT_NEAR(found.factors[c] / expected[c], 1, 1e-4) << c;
   }
+}
+
+TEST_F(Awq, SearchLooksAtRowsOfTheWholeMatrix) {
+  constexpr size_t kCols = 32, kRows = 1000;
+  const InputStatistics statistics = statistics_of(inputs_of(40, kCols), kCols);
+  const auto weights = gaussian(kRows * kCols, 0.02f, 78);
+  std::vector<float> rows;
+  for (size_t row = 0; row < 128; ++row)
+    rows.insert(rows.end(), weights.begin() + static_cast<int64_t>(row * kRows / 128 * kCols),
+                weights.begin() + static_cast<int64_t>((row * kRows / 128 + 1) * kCols));
+  const MatrixTask all = matrix_task(weights, kCols, "int3-g32-sym"), some = matrix_task(rows, kCols, "int3-g32-sym");
+  EXPECT_EQ(find_input_scaling({&all, 1}, statistics, {}, {}, context_).factors,
+            find_input_scaling({&some, 1}, statistics, {}, {}, context_).factors);
+}
+
+// The weights that give the least squared error to the outputs wanted solve (W' - W) (H + damp) = missing.
+TEST_F(Awq, AimedWeightsSolveTheNormalEquations) {
+  constexpr size_t kCols = 48, kRows = 5;
+  InputStatistics statistics = statistics_of(inputs_of(100, kCols), kCols);
+  const auto weights = gaussian(kRows * kCols, 0.02f, 79);
+  statistics.missing = {gaussian(kRows * kCols, 3, 80)};
+  const MatrixTask task = matrix_task(weights, kCols, "int4-g16-sym");
+  const MatrixTask found = aimed({&task, 1}, statistics, {}, context_).front();
+  std::vector<float> moved(kRows * kCols);
+  found.read(2, 3, std::span(moved).subspan(2 * kCols));
+  found.read(0, 2, std::span(moved).first(2 * kCols));
+  double damp = 0;
+  for (size_t c = 0; c < kCols; ++c) damp += 0.01 * statistics.second_moment[c * (kCols + 1)] / kCols;
+  for (size_t row = 0; row < kRows; ++row)
+    for (size_t c = 0; c < kCols; ++c) {
+      double sum = 0;
+      for (size_t k = 0; k < kCols; ++k)
+        sum += (static_cast<double>(moved[row * kCols + k]) - weights[row * kCols + k]) *
+               (statistics.second_moment[k * kCols + c] + (k == c ? damp : 0));
+      EXPECT_NEAR(sum, statistics.missing[0][row * kCols + c], 0.02);
+    }
+  statistics.missing[0][3] = std::numeric_limits<float>::infinity();
+  aimed({&task, 1}, statistics, {}, context_).front().read(0, kRows, moved);
+  EXPECT_EQ(moved, weights);
 }
 
 TEST_F(Awq, NothingIsScaledWithoutFiniteInputs) {
