@@ -10,9 +10,9 @@
 namespace retort {
 
 // Of each matrix, one with the weights W + missing H^-1 (InputStatistics::missing, H damped as by gptq): what gives the
-// least squared error to the outputs wanted, before anything is rounded. The tasks as they are where nothing is
-// missing, or H has no factor, or the result is not finite.
-std::vector<MatrixTask> aimed(std::span<const MatrixTask> group, const InputStatistics& statistics,
+// least squared error to the outputs wanted, before anything is rounded. A matrix as it is where nothing is missing, H
+// has no factor, or the result is not finite. `missing` is empty afterwards: its memory holds the weights.
+std::vector<MatrixTask> aimed(std::span<const MatrixTask> group, InputStatistics& statistics,
                               const SolverOptions& options, const Context& context);
 
 }  // namespace retort

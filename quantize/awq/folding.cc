@@ -134,15 +134,13 @@ std::vector<SolvedMatrix> solve_scaled(const Quantizer& quantizer, const InputGr
                                        const SolverOptions& options, SolvedLayer& solved, Context& context) {
   Folder folder(group, solved);
   const std::vector<MatrixTask> tasks = aimed(group.tasks, group.statistics, options, context);
-  InputStatistics statistics = group.statistics;
-  statistics.missing.clear();
-  const auto unscaled = [&] { return quantizer.solve(tasks, &statistics, options, context); };
+  const auto unscaled = [&] { return quantizer.solve(tasks, &group.statistics, options, context); };
   InputScaling scaling;
-  if (folder.possible()) scaling = find_input_scaling(tasks, statistics, folder.channels(), options, context);
+  if (folder.possible()) scaling = find_input_scaling(tasks, group.statistics, folder.channels(), options, context);
   if (scaling.factors.empty()) return unscaled();
   std::vector<MatrixTask> larger;
   for (const MatrixTask& task : tasks) larger.push_back(scaled(task, scaling.factors));
-  const InputStatistics divided = divided_inputs(statistics, scaling.factors);
+  const InputStatistics divided = divided_inputs(group.statistics, scaling.factors);
   std::vector<SolvedMatrix> results = quantizer.solve(larger, &divided, options, context);
   const bool whole = std::ranges::all_of(results, [](const SolvedMatrix& result) { return result.matrix.has_value(); });
   if (!whole || !folder.fold(scaling.factors)) return unscaled();

@@ -17,7 +17,7 @@ struct InputGroup {
   int64_t layer;
   Input input;
   std::span<const MatrixTask> tasks;
-  const InputStatistics& statistics;
+  InputStatistics& statistics;  // what is missing is used up
 };
 
 // Solves the group with scaled columns (find_input_scaling) and folds the inverse factors into `solved`, which holds

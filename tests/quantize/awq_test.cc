@@ -6,7 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <numeric>
+#include <map>
 
 #include "model/calibration.h"
 #include "model/decoder.h"
@@ -167,7 +167,8 @@ TEST_F(Awq, AimedWeightsSolveTheNormalEquations) {
   constexpr size_t kCols = 48, kRows = 5;
   InputStatistics statistics = statistics_of(inputs_of(100, kCols), kCols);
   const auto weights = gaussian(kRows * kCols, 0.02f, 79);
-  statistics.missing = {gaussian(kRows * kCols, 3, 80)};
+  const auto missing = gaussian(kRows * kCols, 3, 80);
+  statistics.missing = {missing};
   const MatrixTask task = matrix_task(weights, kCols, "int4-g16-sym");
   const MatrixTask found = aimed({&task, 1}, statistics, {}, context_).front();
   std::vector<float> moved(kRows * kCols);
@@ -181,8 +182,10 @@ TEST_F(Awq, AimedWeightsSolveTheNormalEquations) {
       for (size_t k = 0; k < kCols; ++k)
         sum += (static_cast<double>(moved[row * kCols + k]) - weights[row * kCols + k]) *
                (statistics.second_moment[k * kCols + c] + (k == c ? damp : 0));
-      EXPECT_NEAR(sum, statistics.missing[0][row * kCols + c], 0.02);
+      EXPECT_NEAR(sum, missing[row * kCols + c], 0.02);
     }
+  EXPECT_TRUE(statistics.missing.empty());
+  statistics.missing = {missing};
   statistics.missing[0][3] = std::numeric_limits<float>::infinity();
   aimed({&task, 1}, statistics, {}, context_).front().read(0, kRows, moved);
   EXPECT_EQ(moved, weights);
@@ -346,6 +349,33 @@ TEST_F(Awq, NothingIsScaledAcrossWhatIsKept) {
     EXPECT_TRUE(solved.vectors.empty());
     for (const auto& [name, matrix] : solved.matrices)
       EXPECT_TRUE(matrix.column_factors.empty() || name.find("o_proj") != std::string::npos) << name;
+  }
+}
+
+TEST_F(Awq, AimedAtTheFloatModelTheResultIsCloserToIt) {
+  const at::NoGradGuard no_grad;
+  testing::write_tiny_model(temp_.path() / "model", {.seed = 86});
+  const auto source = open_model(temp_.path() / "model");
+  QuantizeOptions options;
+  options.scheme = "int3-g32-sym";
+  options.calibration = kText;
+  options.samples = 24;
+  options.sequence_length = 48;
+  options.precision = "f32";
+  const at::Tensor ids = calibration_windows(*source, kText, 24, 48, "test");
+  const at::Tensor exact = forward_logits(source->config(), load_weights(*source), ids);
+  for (const char* method : {"awq", "awq+gptq"}) {
+    std::map<std::string, double> misses;
+    for (const char* aim : {"quantized", "float"}) {
+      options.method = method;
+      options.aim = aim;
+      const fs::path out = temp_.path() / method / aim;
+      fs::create_directories(out);
+      quantize_model(*source, out, options, context_);
+      const auto artifact = open_model(out);
+      misses[aim] = (forward_logits(artifact->config(), load_weights(*artifact), ids) - exact).norm().item<double>();
+    }
+    EXPECT_LT(misses["float"], 0.95 * misses["quantized"]) << method;
   }
 }
 
