@@ -57,16 +57,29 @@ void QuantizedWriter::record(const ModelTensor& tensor, TensorReport report) {
   reports_.push_back(std::move(report));
 }
 
-void QuantizedWriter::add_quantized(const TensorPlan& plan, const SolvedMatrix& solved) {
+ModelWriter& QuantizedWriter::writer() {
+  if (writing_.valid()) writing_.get();
+  return writer_;
+}
+
+// With a limit to memory there is room for one matrix.
+void QuantizedWriter::write_behind(const std::string& name, QuantizedMatrix matrix) {
+  ModelWriter& writer = this->writer();
+  auto write = [&writer, name, matrix = std::move(matrix)] { writer.add_quantized(name, matrix); };
+  if (context_.threads.size() == 1 || context_.memory_limit != 0) return write();
+  writing_ = std::async(std::launch::async, std::move(write));
+}
+
+void QuantizedWriter::add_quantized(const TensorPlan& plan, SolvedMatrix solved) {
   if (!solved.matrix) return add_unquantized(plan, solved.fallback);
   const ModelTensor& tensor = *plan.tensor;
-  writer_.add_quantized(tensor.name, *solved.matrix);
-  record(tensor, {tensor.name, name_of(plan.scheme), solved.method,
-                  solved.relative_error
-                      ? *solved.relative_error
-                      : relative_error(scaled(task_of(source_, plan), solved.column_factors, solved.row_divisors),
-                                       *solved.matrix, context_),
-                  joined(plan.fallback, solved.fallback), solved.seconds, solved.details});
+  const double error = solved.relative_error
+                           ? *solved.relative_error
+                           : relative_error(scaled(task_of(source_, plan), solved.column_factors, solved.row_divisors),
+                                            *solved.matrix, context_);
+  record(tensor, {tensor.name, name_of(plan.scheme), solved.method, error, joined(plan.fallback, solved.fallback),
+                  solved.seconds, solved.details});
+  write_behind(tensor.name, std::move(*solved.matrix));
 }
 
 void QuantizedWriter::add_unquantized(const TensorPlan& plan, const std::string& reason) {
@@ -82,7 +95,7 @@ void QuantizedWriter::add_dense(const TensorPlan& plan) {
   if (plan.scheme == tensor.scheme) {
     std::vector<std::byte> bytes(tensor.bytes);
     source_.read_dense(tensor, 0, tensor.rows(), bytes);
-    writer_.add_dense(tensor.name, *tensor.scheme.dense, tensor.shape, bytes);
+    writer().add_dense(tensor.name, *tensor.scheme.dense, tensor.shape, bytes);
   } else {
     store_rounded(tensor, *plan.scheme.dense, report);
   }
@@ -96,7 +109,7 @@ void QuantizedWriter::add_folded(const TensorPlan& plan, std::span<const float> 
   std::vector<std::byte> bytes;
   TensorReport report{tensor.name, std::string(name_of(type)), method, 0, plan.fallback, 0, Json::object()};
   report.relative_error = round_values(type, values, bytes);
-  writer_.add_dense(tensor.name, type, tensor.shape, bytes);
+  writer().add_dense(tensor.name, type, tensor.shape, bytes);
   record(tensor, std::move(report));
 }
 
@@ -109,7 +122,7 @@ void QuantizedWriter::store_rounded(const ModelTensor& tensor, DType type, Tenso
   }
   std::vector<std::byte> bytes;
   report.relative_error = round_values(type, values, bytes);
-  writer_.add_dense(tensor.name, type, tensor.shape, bytes);
+  writer().add_dense(tensor.name, type, tensor.shape, bytes);
 }
 
 void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {
@@ -117,7 +130,7 @@ void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {
   summary.bits_per_weight = bits_ / weights_;
   Json report = to_json(summary, Figures::kReproducible);
   report["options"] = options;
-  writer_.finish(source_.config().json, report);
+  writer().finish(source_.config().json, report);
   summary.output_bytes = bytes_below(directory_);
 }
 

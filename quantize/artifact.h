@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <future>
 #include <span>
 #include <string>
 
@@ -13,7 +14,7 @@ class QuantizedWriter {
  public:
   // `directory` exists; `source` and `context` must outlive the writer.
   QuantizedWriter(const ModelSource& source, const std::filesystem::path& directory, Context& context);
-  void add_quantized(const TensorPlan& plan, const SolvedMatrix& solved);
+  void add_quantized(const TensorPlan& plan, SolvedMatrix solved);
   // A vector that factors were folded into: in float32, or in the type that the plan asks for.
   void add_folded(const TensorPlan& plan, std::span<const float> values, const std::string& method);
   // In the plan's type. What f16 cannot hold becomes bf16, which is a fallback.
@@ -26,6 +27,8 @@ class QuantizedWriter {
   void add_unquantized(const TensorPlan& plan, const std::string& reason);
   void store_rounded(const ModelTensor& tensor, DType type, TensorReport& report);
   void record(const ModelTensor& tensor, TensorReport report);
+  void write_behind(const std::string& name, QuantizedMatrix matrix);
+  ModelWriter& writer();  // nothing is being written
 
   const ModelSource& source_;
   std::filesystem::path directory_;
@@ -33,6 +36,7 @@ class QuantizedWriter {
   ModelWriter writer_;
   std::vector<TensorReport> reports_;
   double bits_ = 0, weights_ = 0;
+  std::future<void> writing_;  // the last matrix, while the next is solved
 };
 
 // The rows of a tensor of the model.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/pack/quantized_matrix.h"
+#include "quantize/grid_search.h"
 
 namespace retort {
 
@@ -27,12 +28,6 @@ struct UnitGrids {
   std::array<uint8_t, 16> minimum_codes = {};
 };
 
-// How wide a grid is: as wide as the largest weight needs, or what leaves the smallest squared error.
-enum class GridRule : uint8_t { kSmallestError, kLargestWeight };
-
-struct GridCandidates;  // grid.cc
-struct GridTotals;
-
 // Finds grids. For a list of candidate ranges around the largest weight, each weight gets its nearest code, and the
 // scale (and minimum) that fits these codes best in the least-squares sense is found; the candidate that leaves the
 // smallest error wins. In a super-block the groups are fitted one by one; then the scale of the super-block is the
@@ -45,40 +40,41 @@ class GridFitter {
   // range of f16 gives an infinite scale: the caller refuses it.
   Grid fit(std::span<const float> values, std::span<const float> importance = {});  // not for super-blocks
   void fit_unit(std::span<const float> values, std::span<const float> importance, UnitGrids& grids);
+  // Many units side by side, a whole number of columns each; far faster than one by one. `importance`: as many as
+  // there are values, or of one unit, which all share.
+  void fit_units(std::span<const float> values, std::span<const float> importance, std::span<UnitGrids> grids);
 
  private:
-  // A group's best grid before anything is rounded, and how its error grows around it: the weighted sums of level^2,
-  // level and 1.
-  struct Fit {
-    double scale = 0, minimum = 0;
-    float zero = 0;
-    double gain = -1;  // by how much the squared error falls below that of all zeros
-    double square = 0, level = 0, weight = 0;
+  static constexpr size_t kMostGroups = 16;  // that are fitted together
+  // The fits of the groups of one super-block, and what comes of them.
+  struct GroupNumbers {
+    std::array<float, kMostGroups> scale, minimum, square, level, weight, product, value;
   };
-  Fit fit_group(std::span<const float> values, std::span<const float> importance);
-  void load(std::span<const float> values, std::span<const float> importance);
-  void try_candidates(const GridCandidates& candidates, Fit& best) const;
-  void take_lane(const GridTotals& totals, int64_t lane, float zero, Fit& best) const;
-  void try_widths(double unit, double least, float zero, Fit& best) const;
-  void try_around(Fit& best) const;
-  void choose_super_scale(std::span<const Fit> fits, UnitGrids& grids) const;
-  void choose_super_minimum(std::span<const Fit> fits, UnitGrids& grids) const;
+  void load(std::span<const float> values, std::span<const float> importance, size_t first, size_t groups);
+  GroupTile tile(size_t first) const;
+  void fit_joined(std::span<const float> values, std::span<const float> importance, UnitGrids& grids);
+  void fit_groups(const GroupTile& tile, std::span<UnitGrids> grids);
+  void fit_super_block(UnitGrids& grids);
+  void gather(GroupNumbers& numbers) const;
+  void choose_super_scale(const GroupNumbers& fits, UnitGrids& grids) const;
+  void choose_super_minimum(const GroupNumbers& fits, UnitGrids& grids) const;
   void expand(UnitGrids& grids) const;
-  void refit(std::span<const float> values, std::span<const float> importance, UnitGrids& grids);
+  void refit(UnitGrids& grids);
 
   Scheme scheme_;
   GridRule rule_;
-  int64_t groups_ = 1;  // of a unit
-  std::vector<float> values_, importance_;
-  double value_sum_ = 0, weight_sum_ = 0;  // weighted sum of values; sum of weights
-  std::vector<Fit> fits_;
-  std::vector<uint8_t> codes_;
+  GridSearch search_;
+  size_t group_size_ = 0, groups_ = 1;  // groups of a unit
+  bool weighted_ = false;
+  std::vector<float> values_, importance_;  // of up to two tiles, interleaved
+  std::array<GroupFits, 2> fits_;
 };
 
 // The nearest code (ties to even, the lower level in a code book) of each value on `grid`.
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes);
-// Puts the grids of unit `unit` of `row` where the matrix has them.
+// Puts the grids of unit `unit` of `row`, or of units one after another (row by row), where the matrix has them.
 void store_grids(const UnitGrids& grids, int64_t row, int64_t unit, QuantizedMatrix& matrix);
+void store_grids(std::span<const UnitGrids> units, int64_t first_unit, QuantizedMatrix& matrix);
 
 float round_to_f16(float value);
 

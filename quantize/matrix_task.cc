@@ -1,7 +1,9 @@
 #include "quantize/matrix_task.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "quantize/lanes.h"
@@ -24,9 +26,10 @@ void for_each_piece(const MatrixTask& task, Context& context, const std::functio
   const int64_t rows = rows_per_piece(task);
   context.threads.run(count_pieces(task), [&](int64_t index) {
     const int64_t first = index * rows, count = std::min(rows, task.rows - first);
-    std::vector<float> values(static_cast<size_t>(count * task.cols));
-    task.read(first, count, values);
-    body({index, first, count, values});
+    const auto size = static_cast<size_t>(count * task.cols);
+    const auto values = std::make_unique_for_overwrite<float[]>(size);
+    task.read(first, count, {values.get(), size});
+    body({index, first, count, {values.get(), size}});
   });
 }
 
@@ -44,8 +47,10 @@ MatrixTask scaled(const MatrixTask& task, std::span<const float> column_factors,
   return result;
 }
 
-bool all_finite(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+RETORT_EACH_ISA bool all_finite(std::span<const float> values) {
+  uint32_t largest = 0;
+  for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+  return largest < 0x7f800000u;
 }
 
 std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
@@ -55,9 +60,9 @@ std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
   return all_finite(values) ? GridFitter(task.scheme).fit(values) : Grid{};
 }
 
-ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values) {
-  std::vector<float> decoded(values.size());
-  dequantize_rows(matrix, first, static_cast<int64_t>(values.size()) / matrix.cols, decoded);
+namespace {
+
+RETORT_EACH_ISA ErrorSums sum_row_errors(std::span<const float> values, std::span<const float> decoded) {
   ErrorSums sums;
   for (size_t i = 0; i < values.size(); i += kLanes) {
     float error = 0, weight = 0;
@@ -70,6 +75,19 @@ ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<con
     sums.weight += weight;
   }
   return sums;
+}
+
+}  // namespace
+
+ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values) {
+  const auto cols = static_cast<size_t>(matrix.cols);
+  std::vector<float> decoded(cols);
+  std::vector<ErrorSums> rows;
+  for (size_t start = 0; start < values.size(); start += cols) {
+    dequantize_rows(matrix, first + static_cast<int64_t>(start / cols), 1, decoded);
+    rows.push_back(sum_row_errors(values.subspan(start, cols), decoded));
+  }
+  return total(rows);
 }
 
 double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context) {

@@ -137,8 +137,8 @@ class Solver {
   SolvedLayer solved_;  // layer_
 };
 
-void store(const SolvedTensor& tensor, QuantizedWriter& writer) {
-  if (!tensor.plan->scheme.is_dense()) return writer.add_quantized(*tensor.plan, tensor.solved);
+void store(SolvedTensor tensor, QuantizedWriter& writer) {
+  if (!tensor.plan->scheme.is_dense()) return writer.add_quantized(*tensor.plan, std::move(tensor.solved));
   if (tensor.values.empty()) return writer.add_dense(*tensor.plan);
   writer.add_folded(*tensor.plan, tensor.values, tensor.changed_by);
 }
@@ -162,7 +162,7 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
     if (keep)
       kept.push_back(std::move(tensor));
     else
-      store(tensor, writer);
+      store(std::move(tensor), writer);
     context.progress.update(++done, plan.tensor->name);
   }
   context.progress.end();
@@ -220,7 +220,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
       quantize_tensors(plans, Solver(source, quantizer, std::move(walk), importance, grid, context), tunes(options),
                        options.strict, writer, context);
   if (tunes(options)) summary.tuning = tune(source, kept, options, state, context);
-  for (const SolvedTensor& tensor : kept) store(tensor, writer);
+  for (SolvedTensor& tensor : kept) store(std::move(tensor), writer);
   for (const TensorReport& report : writer.reports())
     if (options.strict) require_as_asked(report.name, report.fallback);
   fs::remove_all(state);

@@ -1,92 +1,116 @@
 // Round to nearest.
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cmath>
 
 #include "quantize/grid.h"
+#include "quantize/lanes.h"
 #include "quantize/quantizer.h"
 
 namespace retort {
 namespace {
 
+constexpr uint32_t kMagnitude = 0x7fffffff;
+
+RETORT_EACH_ISA float largest_magnitude(std::span<const float> values) {
+  uint32_t largest = 0;  // floats without a sign are ordered as their bits are
+  for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & kMagnitude);
+  return std::bit_cast<float>(largest);
+}
+
 // ggml's quantize_row_q4_0_ref: the value of largest magnitude becomes code 0. Codes come from the scale before it is
 // rounded to f16.
-float round_q4_0(std::span<const float> values, std::span<uint8_t> codes) {
-  float largest = 0;
-  for (const float value : values)
-    if (std::abs(value) > std::abs(largest)) largest = value;
+RETORT_EACH_ISA float round_q4_0(std::span<const float> values, std::span<uint8_t> codes) {
+  const float size = largest_magnitude(values);
+  const float largest = *std::ranges::find_if(values, [size](float value) { return std::abs(value) == size; });
   const float step = largest / -8.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f;
   for (size_t i = 0; i < values.size(); ++i)
     codes[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(values[i] * inverse + 8.5f)));
   return round_to_f16(step);
 }
 
-// ggml's quantize_row_q8_0_ref.
-float round_q8_0(std::span<const float> values, std::span<uint8_t> codes) {
-  float largest = 0;
-  for (const float value : values) largest = std::max(largest, std::abs(value));
-  const float step = largest / 127.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f;
-  for (size_t i = 0; i < values.size(); ++i)
-    codes[i] = static_cast<uint8_t>(static_cast<int>(std::round(values[i] * inverse)) + 128);
+// ggml's quantize_row_q8_0_ref. With the largest float below one half, halves are rounded away from zero and all below
+// them towards it.
+RETORT_EACH_ISA float round_q8_0(std::span<const float> values, std::span<uint8_t> codes) {
+  const float step = largest_magnitude(values) / 127.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float level = values[i] * inverse;
+    codes[i] = static_cast<uint8_t>(static_cast<int>(level + std::copysign(0x1.fffffep-2f, level)) + 128);
+  }
   return round_to_f16(step);
 }
 
-class RowRounder {
+class PieceRounder {
  public:
   // `tensor_grid`: the one grid of the whole matrix, where the scheme has one.
-  RowRounder(QuantizedMatrix& matrix, const std::optional<Grid>& tensor_grid, GridRule rule,
-             std::span<const float> importance)
+  PieceRounder(QuantizedMatrix& matrix, const std::optional<Grid>& tensor_grid, GridRule rule,
+               std::span<const float> importance)
       : matrix_(matrix),
         tensor_grid_(tensor_grid),
-        rule_(rule),
         importance_(importance),
-        fitter_(matrix.scheme, rule) {}
+        fitter_(matrix.scheme, rule),
+        unit_(static_cast<size_t>(matrix.scheme.unit_size(matrix.cols))),
+        group_(static_cast<size_t>(matrix.scheme.group_size(matrix.cols))) {
+    if (rule != GridRule::kLargestWeight) return;
+    if (matrix.scheme.block == BlockType::kQ8_0) round_block_ = round_q8_0;
+    if (matrix.scheme.block == BlockType::kQ4_0) round_block_ = round_q4_0;
+  }
 
-  void round(int64_t row, std::span<const float> values) {
-    const auto size = static_cast<size_t>(matrix_.scheme.unit_size(matrix_.cols));
-    const std::span<const float> importance = importance_.empty() ? importance_ : weigh(values);
-    for (size_t unit = 0; unit < values.size() / size; ++unit) {
-      const size_t start = unit * size;
-      const std::span codes(matrix_.codes.data() + static_cast<size_t>(row * matrix_.cols) + start, size);
-      round_unit(values.subspan(start, size), importance.empty() ? importance : importance.subspan(start, size), codes);
-      store_grids(grids_, row, static_cast<int64_t>(unit), matrix_);
+  void round(const RowPiece& piece) {
+    const std::span<const float> importance = importance_.empty() ? importance_ : weigh(piece.values);
+    const size_t units = piece.values.size() / unit_, before = static_cast<size_t>(piece.first * matrix_.cols) / unit_;
+    for (size_t unit = 0; unit < units; unit += kUnits) {
+      const size_t start = unit * unit_, size = std::min(kUnits, units - unit) * unit_;
+      const std::span codes(matrix_.codes.data() + before * unit_ + start, size);
+      round_units(piece.values.subspan(start, size), importance.empty() ? importance : importance.subspan(start, size),
+                  codes);
+      store_grids(std::span(grids_).first(size / unit_), static_cast<int64_t>(before + unit), matrix_);
     }
   }
 
  private:
-  void round_unit(std::span<const float> values, std::span<const float> importance, std::span<uint8_t> codes) {
-    const Scheme& scheme = matrix_.scheme;
-    if (rule_ == GridRule::kLargestWeight && scheme.block == BlockType::kQ4_0)
-      return void(grids_.groups[0] = {round_q4_0(values, codes), scheme.middle()});
-    if (rule_ == GridRule::kLargestWeight && scheme.block == BlockType::kQ8_0)
-      return void(grids_.groups[0] = {round_q8_0(values, codes), scheme.middle()});
+  static constexpr size_t kUnits = 64;  // at a time
+
+  void round_units(std::span<const float> values, std::span<const float> importance, std::span<uint8_t> codes) {
+    const std::span grids = std::span(grids_).first(values.size() / unit_);
     if (tensor_grid_)
-      grids_.groups[0] = *tensor_grid_;
-    else
-      fitter_.fit_unit(values, importance, grids_);
-    if (!std::isfinite(grids_.groups[0].scale)) return;
-    const auto size = static_cast<size_t>(scheme.group_size(matrix_.cols));
-    for (size_t g = 0; g < values.size() / size; ++g)
-      encode(scheme, grids_.groups[g], values.subspan(g * size, size), codes.subspan(g * size, size));
+      for (UnitGrids& unit : grids) unit.groups[0] = *tensor_grid_;
+    else if (round_block_ == nullptr)
+      fitter_.fit_units(values, importance, grids);
+    for (size_t start = 0; start < values.size(); start += group_) {
+      Grid& grid = grids[start / unit_].groups[start % unit_ / group_];
+      const std::span group = values.subspan(start, group_);
+      if (round_block_ != nullptr)
+        grid = {round_block_(group, codes.subspan(start, group_)), matrix_.scheme.middle()};
+      else
+        encode(matrix_.scheme, grid, group, codes.subspan(start, group_));
+    }
   }
 
   // As llama.cpp weighs a column's importance: large weights count more (ggml-quants.c, quantize_row_q4_K_impl).
   std::span<const float> weigh(std::span<const float> values) {
-    double squares = 0;
-    for (const float value : values) squares += static_cast<double>(value) * value;
-    const auto spread = static_cast<float>(squares / static_cast<double>(values.size()));
     weights_.resize(values.size());
-    for (size_t i = 0; i < values.size(); ++i) weights_[i] = importance_[i] * std::sqrt(spread + values[i] * values[i]);
+    const auto cols = static_cast<size_t>(matrix_.cols);
+    for (size_t start = 0; start < values.size(); start += cols) {
+      double squares = 0;
+      for (const float value : values.subspan(start, cols)) squares += static_cast<double>(value) * value;
+      const auto spread = static_cast<float>(squares / static_cast<double>(cols));
+      for (size_t c = 0; c < cols; ++c)
+        weights_[start + c] = importance_[c] * std::sqrt(spread + values[start + c] * values[start + c]);
+    }
     return weights_;
   }
 
   QuantizedMatrix& matrix_;
   const std::optional<Grid>& tensor_grid_;
-  const GridRule rule_;
   const std::span<const float> importance_;  // of the columns
   GridFitter fitter_;
-  UnitGrids grids_;
+  const size_t unit_, group_;
+  float (*round_block_)(std::span<const float>, std::span<uint8_t>) = nullptr;  // instead of a search
+  std::array<UnitGrids, kUnits> grids_;
   std::vector<float> weights_;
 };
 
@@ -99,15 +123,14 @@ bool finite_scales(const QuantizedMatrix& m) {
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
                               Context& context) {
   const auto start = std::chrono::steady_clock::now();
+  if (task.scheme.bits == 8) rule = GridRule::kLargestWeight;  // a search wins nothing that a model shows
   SolvedMatrix solved{.matrix = make_quantized(task.scheme, task.rows, task.cols), .method = "rtn", .fallback = {}};
   const std::optional<Grid> tensor_grid = fit_tensor_grid(task);
   std::vector<ErrorSums> sums(static_cast<size_t>(count_pieces(task)));
   std::atomic<bool> finite{true};
   for_each_piece(task, context, [&](const RowPiece& piece) {
     if (!all_finite(piece.values)) return finite.store(false);
-    RowRounder rounder(*solved.matrix, tensor_grid, rule, importance);
-    for (int64_t r = 0; r < piece.count; ++r)
-      rounder.round(piece.first + r, piece.values.subspan(static_cast<size_t>(r * task.cols), task.cols));
+    PieceRounder(*solved.matrix, tensor_grid, rule, importance).round(piece);
     sums[static_cast<size_t>(piece.index)] = sum_errors(*solved.matrix, piece.first, piece.values);
   });
   if (!finite) solved.fallback = "the weights hold NaN or infinity";

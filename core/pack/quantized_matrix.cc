@@ -47,7 +47,15 @@ std::string wrong_super_scales(const QuantizedMatrix& m) {
   if (std::ranges::any_of(super.scale_codes, bad_scale) || std::ranges::any_of(super.minimum_codes, bad_minimum))
     return "the integer of a scale is out of range";
   if (!all_f16(super.scales) || !all_f16(super.minima)) return "the scale of a super-block is not an f16 value";
-  QuantizedMatrix expanded = m;
+  QuantizedMatrix expanded{.scheme = m.scheme,
+                           .rows = m.rows,
+                           .cols = m.cols,
+                           .codes = {},
+                           .scales = std::vector<float>(m.scales.size()),
+                           .zeros = {},
+                           .column_group = {},
+                           .minima = std::vector<float>(m.minima.size()),
+                           .super = super};
   expand_super_scales(expanded, 0, m.rows);
   return expanded.scales == m.scales && expanded.minima == m.minima ? ""
                                                                     : "scales do not follow from their super-blocks";
@@ -72,12 +80,13 @@ QuantizedMatrix make_quantized(const Scheme& scheme, int64_t rows, int64_t cols)
 }
 
 void expand_super_scales(QuantizedMatrix& m, int64_t first, int64_t count) {
-  const int64_t per_block = m.scheme.unit_size(m.cols) / m.scheme.group_size(m.cols), groups = m.groups();
-  for (auto g = static_cast<size_t>(first * groups); g < static_cast<size_t>((first + count) * groups); ++g) {
-    const size_t block = g / static_cast<size_t>(per_block);
-    m.scales[g] = m.super.scales[block] * static_cast<float>(m.super.scale_codes[g]);
-    if (!m.minima.empty()) m.minima[g] = m.super.minima[block] * static_cast<float>(m.super.minimum_codes[g]);
-  }
+  const auto per_block = static_cast<size_t>(m.scheme.unit_size(m.cols) / m.scheme.group_size(m.cols));
+  const auto blocks = static_cast<size_t>(super_blocks(m)), end = static_cast<size_t>(first + count) * blocks;
+  for (size_t block = static_cast<size_t>(first) * blocks; block < end; ++block)
+    for (size_t g = block * per_block; g < (block + 1) * per_block; ++g) {
+      m.scales[g] = m.super.scales[block] * static_cast<float>(m.super.scale_codes[g]);
+      if (!m.minima.empty()) m.minima[g] = m.super.minima[block] * static_cast<float>(m.super.minimum_codes[g]);
+    }
 }
 
 namespace {
@@ -93,10 +102,11 @@ struct GroupDecoder {
   }
 };
 
-GroupDecoder decoder_of(const QuantizedMatrix& m, int64_t row, int64_t group) {
-  const auto at = static_cast<size_t>(row * m.groups() + group);
+// Of the group `at`, counted over all rows.
+GroupDecoder decoder_of(const QuantizedMatrix& m, size_t at) {
+  const int zero = m.scheme.has_minima() ? 0 : m.zeros.empty() ? m.scheme.middle() : m.zeros[at];
   // Subtracting +0 changes nothing, not even the sign of a zero.
-  return {m.scales[at], m.minima.empty() ? 0.0f : m.minima[at], m.zero(row, group), levels_of(m.scheme.book)};
+  return {m.scales[at], m.minima.empty() ? 0.0f : m.minima[at], zero, levels_of(m.scheme.book)};
 }
 
 void decode_run(const GroupDecoder& decode, std::span<const uint8_t> codes, float* out) {
@@ -113,15 +123,15 @@ void decode_run(const GroupDecoder& decode, std::span<const uint8_t> codes, floa
 
 void dequantize_rows(const QuantizedMatrix& m, int64_t first, int64_t count, std::span<float> out) {
   const auto size = static_cast<size_t>(m.scheme.group_size(m.cols)), cols = static_cast<size_t>(m.cols);
+  const auto groups = static_cast<size_t>(m.groups());
   for (int64_t r = 0; r < count; ++r) {
     const std::span codes(m.codes.data() + static_cast<size_t>(first + r) * cols, cols);
+    const size_t row = static_cast<size_t>(first + r) * groups;
     float* values = out.data() + static_cast<size_t>(r) * cols;
-    for (int64_t g = 0; m.column_group.empty() && g < m.groups(); ++g) {
-      const size_t start = static_cast<size_t>(g) * size;
-      decode_run(decoder_of(m, first + r, g), codes.subspan(start, size), values + start);
-    }
+    for (size_t g = 0; m.column_group.empty() && g < groups; ++g)
+      decode_run(decoder_of(m, row + g), codes.subspan(g * size, size), values + g * size);
     for (size_t c = 0; !m.column_group.empty() && c < cols; ++c)
-      values[c] = decoder_of(m, first + r, m.column_group[c])(codes[c]);
+      values[c] = decoder_of(m, row + static_cast<size_t>(m.column_group[c]))(codes[c]);
   }
 }
 

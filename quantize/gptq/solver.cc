@@ -113,13 +113,14 @@ class RowShard {
   // `weights` [columns of the unit, width_].
   void fit_grids(int64_t unit, const at::Tensor& weights, std::span<const float> importance) {
     const at::Tensor rows = weights.t().contiguous();
+    const std::span values(rows.const_data_ptr<float>(), static_cast<size_t>(rows_ * rows.size(1)));
+    units_.resize(static_cast<size_t>(rows_));
+    if (tensor_grid_)
+      for (UnitGrids& grids : units_) grids.groups[0] = *tensor_grid_;
+    else
+      fitter_.fit_units(values, importance, units_);
     for (int64_t row = 0; row < rows_; ++row) {
-      const std::span values(rows.const_data_ptr<float>() + row * rows.size(1), static_cast<size_t>(rows.size(1)));
-      UnitGrids grids;
-      if (tensor_grid_)
-        grids.groups[0] = *tensor_grid_;
-      else
-        fitter_.fit_unit(values, importance, grids);
+      const UnitGrids& grids = units_[static_cast<size_t>(row)];
       take_grids(row, unit, grids);
       store_grids(grids, first_ + row, unit, result_.matrix);
     }
@@ -247,8 +248,9 @@ class RowShard {
   const Levels levels_;
   const bool static_;  // grids come from the original weights
   at::Tensor original_, working_, error_;
-  std::vector<GridRows> grids_;  // by group and strip
-  std::vector<uint8_t> codes_;   // of the current block
+  std::vector<GridRows> grids_;   // by group and strip
+  std::vector<UnitGrids> units_;  // by row, of the current unit
+  std::vector<uint8_t> codes_;    // of the current block
   bool scales_finite_ = true;
 };
 

@@ -1,0 +1,385 @@
+#include "quantize/grid_search.h"
+
+#include <array>
+#include <limits>
+
+#include "quantize/lanes.h"
+
+namespace retort {
+namespace {
+
+// Functions under RETORT_EACH_ISA are made of these; vectors go by reference, as their passing by value differs from
+// one instruction set to another.
+#define RETORT_INLINE inline __attribute__((always_inline))
+
+constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
+constexpr int64_t kMostCandidates = 16;
+constexpr int64_t kRun = 1024;  // weights that are added up before their sum is: floats have 24 bits
+
+// A weight x has the level round(x * inverse + shift), held in the group's bounds.
+struct Candidate {
+  GroupLanes inverse, shift;
+};
+
+typedef int32_t LaneMask __attribute__((vector_size(kGroupLanes * sizeof(int32_t)), aligned(4)));
+
+struct Bounds {
+  GroupLanes low, high;  // of levels
+};
+
+// Ranges to try, in units of the inverse scale that just holds the largest weight: above 1 the largest is clipped.
+struct Range {
+  float from, to;
+};
+// Eight bits have little to win.
+Range widths_of(const Scheme& scheme) {
+  if (scheme.book != CodeBook::kLinear) return {0.80f, 1.40f};
+  switch (scheme.bits) {
+    case 2: return {0.70f, 2.20f};
+    case 3: return {0.75f, 1.80f};
+    case 4: return {0.80f, 1.55f};
+    case 8: return {1.0f, 1.015f};
+    default: return {0.90f, 1.25f};
+  }
+}
+
+RETORT_INLINE void join(GroupLanes& sums) {
+  float sum = 0;
+  for (int64_t lane = 0; lane < kGroupLanes; ++lane) sum += sums[lane];
+  sums = GroupLanes{} + sum;
+}
+
+RETORT_INLINE void join(GroupTotals& totals) {
+  join(totals.product);
+  join(totals.square);
+  join(totals.level);
+}
+
+template <bool kShifted>
+RETORT_INLINE void round_to_level(const GroupLanes& x, const Candidate& candidate, const Bounds& bounds,
+                                  GroupLanes& level) {
+  level = x * candidate.inverse;
+  if constexpr (kShifted) level += candidate.shift;
+  level = level < bounds.low ? bounds.low : level;
+  level = level > bounds.high ? bounds.high : level;
+  level = (level + kRound) - kRound;
+}
+
+RETORT_INLINE void nearest_in_book(const GroupLanes& x, const Candidate& candidate, const float* levels,
+                                   GroupLanes& level) {
+  const GroupLanes scaled = x * candidate.inverse;
+  level = GroupLanes{} + levels[0];
+  for (int64_t k = 1; k < 16; ++k) {
+    const GroupLanes next = GroupLanes{} + levels[k];
+    level = scaled > 0.5f * (levels[k - 1] + levels[k]) ? next : level;
+  }
+}
+
+// Two candidates at a time: each weight is loaded once for both.
+template <bool kBook, bool kShifted, bool kWeighted>
+RETORT_INLINE void sum_pair(const GroupTile& tile, const float* levels, const Candidate& first, const Candidate& second,
+                            const Bounds& bounds, GroupTotals* totals) {
+  totals[0] = totals[1] = GroupTotals{};
+  for (int64_t begin = 0; begin < tile.size; begin += kRun) {
+    const int64_t end = begin + kRun < tile.size ? begin + kRun : tile.size;
+    GroupLanes product0 = {}, square0 = {}, sum0 = {}, product1 = {}, square1 = {}, sum1 = {};
+    for (int64_t i = begin; i < end; ++i) {
+      const GroupLanes x = tile.values[i];
+      GroupLanes level0, level1;
+      if constexpr (kBook) {
+        nearest_in_book(x, first, levels, level0);
+        nearest_in_book(x, second, levels, level1);
+      } else {
+        round_to_level<kShifted>(x, first, bounds, level0);
+        round_to_level<kShifted>(x, second, bounds, level1);
+      }
+      GroupLanes weighted0 = level0, weighted1 = level1;
+      if constexpr (kWeighted) weighted0 *= tile.importance[i], weighted1 *= tile.importance[i];
+      product0 += weighted0 * x, product1 += weighted1 * x;
+      square0 += weighted0 * level0, square1 += weighted1 * level1;
+      if constexpr (kShifted) sum0 += weighted0, sum1 += weighted1;
+    }
+    totals[0].product += product0, totals[0].square += square0, totals[0].level += sum0;
+    totals[1].product += product1, totals[1].square += square1, totals[1].level += sum1;
+  }
+  if (tile.joined) join(totals[0]), join(totals[1]);
+}
+
+// totals[0 .. 1] of the candidates, all but the sums that do not depend on levels.
+RETORT_EACH_ISA void sum_candidates(const GridSearch& search, const GroupTile& tile, const Candidate& first,
+                                    const Candidate& second, const Bounds& bounds, GroupTotals* totals) {
+  const bool weighted = tile.importance != nullptr;
+  if (search.levels != nullptr && weighted)
+    sum_pair<true, false, true>(tile, search.levels, first, second, bounds, totals);
+  else if (search.levels != nullptr)
+    sum_pair<true, false, false>(tile, search.levels, first, second, bounds, totals);
+  else if (search.minima && weighted)
+    sum_pair<false, true, true>(tile, nullptr, first, second, bounds, totals);
+  else if (search.minima)
+    sum_pair<false, true, false>(tile, nullptr, first, second, bounds, totals);
+  else if (weighted)
+    sum_pair<false, false, true>(tile, nullptr, first, second, bounds, totals);
+  else
+    sum_pair<false, false, false>(tile, nullptr, first, second, bounds, totals);
+}
+
+// What is best so far, by lane.
+struct Best {
+  GroupLanes gain;  // by how much the squared error falls below that of all zeros; -1: nothing tried has a level but 0
+  GroupLanes zero;
+  GroupTotals totals;
+};
+
+// With a minimum m, the least-squares scale s solves s * square - m * level = product, s * level - m * weight = value.
+struct Solution {
+  GroupLanes scale, minimum, determinant;  // numerators of both, and what they are divided by
+  LaneMask usable;                         // the scale is positive and the minimum allowed
+};
+RETORT_INLINE void solve(const GridSearch& search, const GroupTotals& t, Solution& s) {
+  s.determinant = t.square * t.weight - t.level * t.level;
+  s.scale = t.product * t.weight - t.level * t.value;
+  s.minimum = t.product * t.level - t.square * t.value;
+  s.usable = (s.determinant > 1e-6f * t.square * t.weight) & (s.scale > 0.0f) &
+             (s.minimum >= (search.signed_minima ? -std::numeric_limits<float>::infinity() : 0.0f));
+}
+
+RETORT_INLINE void keep_better(const GridSearch& search, const GroupTotals& totals, const GroupLanes& zero,
+                               Best& best) {
+  const GroupTotals t = totals;
+  GroupLanes gain = t.product * t.product / t.square;
+  gain = t.square > 0.0f ? gain : GroupLanes{} - 1.0f;
+  if (search.minima) {
+    Solution s;
+    solve(search, t, s);
+    const GroupLanes both = (s.scale * t.product - s.minimum * t.value) / s.determinant;
+    gain = s.usable ? both : gain;
+  }
+  const auto better = gain > best.gain;
+  best.gain = better ? gain : best.gain;
+  best.zero = better ? zero : best.zero;
+  best.totals.product = better ? t.product : best.totals.product;
+  best.totals.square = better ? t.square : best.totals.square;
+  best.totals.level = better ? t.level : best.totals.level;
+}
+
+// `count` is even. Of equals the first wins.
+RETORT_EACH_ISA void try_candidates(const GridSearch& search, const GroupTile& tile, const Candidate* candidates,
+                                    int64_t count, const GroupLanes& zero, Best& best) {
+  Bounds bounds;
+  bounds.low = GroupLanes{} - zero;
+  bounds.high = search.max_code - zero;
+  GroupTotals totals[2];
+  for (int64_t i = 0; i < count; i += 2) {
+    sum_candidates(search, tile, candidates[i], candidates[i + 1], bounds, totals);
+    for (GroupTotals& t : totals) {
+      t.value = best.totals.value, t.weight = best.totals.weight;
+      keep_better(search, t, zero, best);
+    }
+  }
+}
+
+// `unit`: the inverse of the scale that just holds the largest weight; `least`: the weight that has code 0 when there
+// are minima.
+RETORT_EACH_ISA void list_widths(const GridSearch& search, const GroupLanes& unit, const GroupLanes& least,
+                                 Candidate* candidates) {
+  for (int64_t i = 0; i < search.widths; ++i) {
+    candidates[i].inverse = (search.from + static_cast<float>(i) * search.step) * unit;
+    candidates[i].shift = -candidates[i].inverse * least;
+  }
+}
+
+RETORT_INLINE void finish(const GridSearch& search, const Best& best, GroupFits& fits) {
+  const GroupTotals t = best.totals;
+  fits.totals = t;
+  fits.zero = best.zero;
+  fits.scale = t.square > 0.0f ? t.product / t.square : GroupLanes{};
+  fits.minimum = GroupLanes{};
+  if (!search.minima) return;
+  Solution s;
+  solve(search, t, s);
+  fits.scale = s.usable ? s.scale / s.determinant : fits.scale;
+  fits.minimum = s.usable ? s.minimum / s.determinant : fits.minimum;
+}
+
+// Sixteen neighbours of the best grid: scales, or four scales with four minima each.
+RETORT_EACH_ISA void list_around(const GridSearch& search, const Best& best, Candidate* candidates) {
+  constexpr float kScales[] = {0.94f, 0.98f, 1.02f, 1.06f}, kShifts[] = {-0.3f, -0.1f, 0.1f, 0.3f};
+  GroupFits fits;
+  finish(search, best, fits);
+  const GroupLanes inverse = fits.scale != 0.0f ? 1.0f / fits.scale : GroupLanes{};
+  for (int64_t i = 0; i < kMostCandidates; ++i) {
+    const float width = search.minima ? kScales[i / 4] : 0.95f + 0.1f / (kMostCandidates - 1) * static_cast<float>(i);
+    candidates[i].inverse = width * inverse;
+    candidates[i].shift = fits.minimum * candidates[i].inverse + kShifts[i % 4];
+  }
+}
+
+struct Extremes {
+  GroupLanes least, most;
+};
+
+RETORT_EACH_ISA void look_over(const GroupTile& tile, Extremes& extremes, GroupTotals& totals) {
+  GroupLanes least = tile.values[0], most = least;
+  totals.value = totals.weight = GroupLanes{};
+  for (int64_t begin = 0; begin < tile.size; begin += kRun) {
+    GroupLanes value = {}, weight = {};
+    for (int64_t i = begin; i < begin + kRun && i < tile.size; ++i) {
+      const GroupLanes x = tile.values[i];
+      const GroupLanes w = tile.importance != nullptr ? tile.importance[i] : GroupLanes{} + 1.0f;
+      least = x < least ? x : least;
+      most = x > most ? x : most;
+      value += w * x, weight += w;
+    }
+    totals.value += value, totals.weight += weight;
+  }
+  if (tile.joined) {
+    join(totals.value), join(totals.weight);
+    for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
+      least = least[lane] < least ? GroupLanes{} + least[lane] : least;
+      most = most[lane] > most ? GroupLanes{} + most[lane] : most;
+    }
+  }
+  extremes = {least, most};
+}
+
+// `unit` of the widths and the zero point that just fits; 0 in lanes where all weights are as good as 0.
+RETORT_EACH_ISA void place_range(const GridSearch& search, Extremes& extremes, GroupLanes& unit, GroupLanes& zero) {
+  GroupLanes least = extremes.least, most = extremes.most;
+  if (!search.signed_minima) least = least < 0.0f ? least : GroupLanes{}, most = most > 0.0f ? most : GroupLanes{};
+  extremes = {least, most};
+  const bool spans = search.minima || search.zeros;
+  const GroupLanes largest = -least > most ? -least : most, range = spans ? most - least : largest;
+  unit = range < kTooSmall ? GroupLanes{} : (spans ? search.max_code : search.reach) / range;
+  zero = search.zeros ? (-least * unit + kRound) - kRound : GroupLanes{} + search.middle;
+}
+
+// Moves the zero point where it stays one and the weights have both signs; `unit` is 0 elsewhere.
+RETORT_EACH_ISA void move_zero(const GridSearch& search, const Extremes& extremes, float by, GroupLanes& zero,
+                               GroupLanes& unit) {
+  zero += by;
+  const LaneMask possible =
+      (zero >= 0.0f) & (zero <= search.max_code) & (extremes.least < 0.0f) & (extremes.most > 0.0f);
+  unit = possible ? unit : GroupLanes{};
+}
+
+// Groups of one value have it as their minimum; a scale that f16 cannot hold is infinite.
+RETORT_EACH_ISA void take_best(const GridSearch& search, const Best& best, const Extremes& extremes, GroupFits& fits) {
+  finish(search, best, fits);
+  const GroupLanes least = extremes.least, most = extremes.most, largest = -least > most ? -least : most;
+  if (search.signed_minima) fits.minimum = most - least < kTooSmall ? -least : fits.minimum;
+  const GroupLanes infinite = GroupLanes{} + std::numeric_limits<float>::infinity();
+  fits.scale = largest > kTooLarge * search.max_code ? infinite : fits.scale;
+}
+
+RETORT_INLINE void round_lanes(GroupLanes& values) {
+  const LaneMask bits = (LaneMask)values, magnitude = bits & 0x7fffffff;
+  const GroupLanes size = (GroupLanes)magnitude;
+  const GroupLanes subnormal = (size + 0.5f) - 0.5f;  // multiples of 2^-24
+  const GroupLanes normal = (GroupLanes)((magnitude + 0xfff + ((magnitude >> 13) & 1)) & ~0x1fff);
+  GroupLanes rounded = size < 0x1p-14f ? subnormal : normal;
+  rounded = size >= 65520.0f ? GroupLanes{} + std::numeric_limits<float>::infinity() : rounded;
+  values = (GroupLanes)((LaneMask)rounded | (bits & ~0x7fffffff));
+}
+
+struct UnitLosses {
+  GroupLanes unit, loss;
+};
+
+// Of eight units: extreme on reach * (1 - 0.016 * k), k from `first`.
+RETORT_EACH_ISA void try_units(const float* values, const float* weights, float first, float extreme, float reach,
+                               float least, float most, UnitLosses& losses) {
+  constexpr GroupLanes kSteps = {0, 1, 2, 3, 4, 5, 6, 7};
+  const GroupLanes low = GroupLanes{} + least, high = GroupLanes{} + most;
+  GroupLanes unit = extreme / (reach * (1.0f - 0.016f * (first + kSteps)));
+  round_lanes(unit);
+  unit = unit == 0.0f ? GroupLanes{} + __builtin_copysignf(0x1p-24f, extreme / reach) : unit;
+  const GroupLanes inverse = 1.0f / unit;
+  GroupLanes loss = {};
+  for (int64_t g = 0; g < 16; ++g) {
+    GroupLanes multiple = values[g] * inverse;
+    multiple = multiple < low ? low : multiple;
+    multiple = multiple > high ? high : multiple;
+    const GroupLanes miss = values[g] - unit * ((multiple + kRound) - kRound);
+    loss += weights[g] * (miss * miss);
+  }
+  losses = {unit, loss};
+}
+
+}  // namespace
+
+GridSearch::GridSearch(const Scheme& scheme, GridRule rule)
+    : minima(scheme.has_minima()),
+      signed_minima(minima && !scheme.is_super_block()),
+      zeros(scheme.has_zeros()),
+      turned(scheme.is_block() && scheme.symmetric && scheme.bits != 8),
+      max_code(scheme.max_code()),
+      middle(scheme.symmetric ? scheme.middle() : 0),
+      reach(middle - (scheme.bits == 8 ? 1.0f : 0.0f)),
+      levels(nullptr) {
+  if (scheme.book != CodeBook::kLinear) levels = levels_of(scheme.book).data(), reach = -levels[0];
+  around = rule == GridRule::kSmallestError;
+  const Range range = around ? widths_of(scheme) : Range{1, 1};
+  widths = around ? kMostCandidates : 2;
+  from = range.from, step = (range.to - range.from) / (kMostCandidates - 1);
+}
+
+RETORT_EACH_ISA void interleave(const float* const* groups, int64_t size, GroupLanes* out) {
+  float* to = reinterpret_cast<float*>(out);
+  for (int64_t i = 0; i < size; ++i)
+    for (int64_t lane = 0; lane < kGroupLanes; ++lane) to[i * kGroupLanes + lane] = groups[lane][i];
+}
+
+void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fits) {
+  std::array<Candidate, kMostCandidates> candidates;
+  Extremes extremes;
+  Best best{.gain = GroupLanes{} - 1.0f, .zero = {}, .totals = {}};
+  GroupLanes unit, zero;
+  look_over(tile, extremes, best.totals);
+  place_range(search, extremes, unit, zero);
+  best.zero = zero;
+  const auto try_widths = [&](const GroupLanes& width) {
+    list_widths(search, width, extremes.least, candidates.data());
+    try_candidates(search, tile, candidates.data(), search.widths, zero, best);
+  };
+  try_widths(unit);
+  if (search.turned) try_widths(-unit);
+  for (const float by : {-1.0f, 2.0f}) {  // the zero points below and above
+    if (!search.zeros || !search.around) break;
+    GroupLanes possible = unit;
+    move_zero(search, extremes, by, zero, possible);
+    try_widths(possible);
+  }
+  if (search.around) {
+    list_around(search, best, candidates.data());
+    try_candidates(search, tile, candidates.data(), kMostCandidates, best.zero, best);
+  }
+  take_best(search, best, extremes, fits);
+}
+
+RETORT_EACH_ISA void sum_levels(const GridSearch& search, const GroupTile& tile, GroupFits& fits) {
+  Candidate grid;
+  grid.inverse = fits.scale != 0.0f ? 1.0f / fits.scale : GroupLanes{};
+  grid.shift = fits.minimum * grid.inverse;
+  GroupTotals totals[2];
+  sum_candidates(search, tile, grid, grid, {-fits.zero, search.max_code - fits.zero}, totals);
+  fits.totals.product = totals[0].product;
+  fits.totals.square = totals[0].square;
+  fits.totals.level = totals[0].level;
+}
+
+RETORT_EACH_ISA void round_to_f16(GroupLanes& values) { round_lanes(values); }
+
+Multiples best_multiple(const float* values, const float* weights, float extreme, float reach, float least,
+                        float most) {
+  if (extreme == 0) return {};
+  Multiples best{0, std::numeric_limits<float>::infinity()};
+  for (const float first : {0.0f, 8.0f}) {
+    UnitLosses losses;
+    try_units(values, weights, first, extreme, reach, least, most, losses);
+    for (int64_t i = 0; i < kGroupLanes; ++i)
+      if (losses.loss[i] < best.loss) best = {losses.unit[i], losses.loss[i]};
+  }
+  return best;
+}
+
+}  // namespace retort
