@@ -290,17 +290,17 @@ TEST_F(StoredWeightsTest, DamageIsRefusedByName) {
 
 TEST_F(StoredWeightsTest, APartWithARowTooManyIsFoundWhenTheModelIsOpened) {
   Checkpoint made =
-      checkpoint(*dense_, matrices(*dense_, "int4-g32-sym"), "compressed-tensors", compressed_settings(4, 32));
-  Tensor& scales = made.tensors.at(kModule + ".weight_scale");
-  const size_t row_bytes = scales.bytes.size() / static_cast<size_t>(scales.info.shape[0]);
-  scales.info.shape[0] += 1;
-  scales.bytes.resize(scales.bytes.size() + row_bytes);
+      checkpoint(*dense_, matrices(*dense_, "int4-g32-asym"), "compressed-tensors", compressed_settings(4, 32));
+  Tensor& zeros = made.tensors.at(kModule + ".weight_zero_point");
+  const size_t row_bytes = zeros.bytes.size() / static_cast<size_t>(zeros.info.shape[0]);
+  zeros.info.shape[0] += 1;
+  zeros.bytes.resize(zeros.bytes.size() + row_bytes);
   save(dir_.path(), made);
   try {
     open_model(dir_.path());
     ADD_FAILURE() << "it was opened";
   } catch (const Error& e) {
-    EXPECT_THAT(e.what(), HasSubstr("'weight_scale' of 65 does not divide among 64 rows"));
+    EXPECT_THAT(e.what(), HasSubstr("'weight_zero_point' of 9 does not divide among 64 rows"));
   }
 }
 
