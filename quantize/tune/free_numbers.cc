@@ -24,6 +24,16 @@ float root_mean_square(std::span<const float> values) {
   return static_cast<float>(std::sqrt(sum / static_cast<double>(values.size())));
 }
 
+// The weights as the matrix was solved from them, where factors were folded.
+std::vector<float> scaled(const SolvedMatrix& solved, std::vector<float> weights) {
+  const auto cols = static_cast<size_t>(solved.matrix->cols);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (!solved.column_factors.empty()) weights[i] *= solved.column_factors[i % cols];
+    if (!solved.row_divisors.empty()) weights[i] /= solved.row_divisors[i / cols];
+  }
+  return weights;
+}
+
 }  // namespace
 
 FreeNumbers::FreeNumbers(std::span<SolvedTensor> tensors, const StudentParameters& student, bool codes,
@@ -44,8 +54,8 @@ FreeNumbers::Entry FreeNumbers::make_entry(SolvedTensor& tensor, const Parameter
                                            const StudentParameters& student, bool codes) const {
   Entry entry{slice.first, slice.count, 0, slice.count, nullptr};
   if (tensor.solved.matrix) {
-    entry.decoded = &*tensor.solved.matrix;
-    entry.matrix = std::make_unique<TunedMatrix>(*entry.decoded, codes);
+    entry.solved = &tensor.solved;
+    entry.matrix = std::make_unique<TunedMatrix>(*tensor.solved.matrix, codes);
     entry.count = entry.matrix->parameters();
     return entry;
   }
@@ -55,7 +65,12 @@ FreeNumbers::Entry FreeNumbers::make_entry(SolvedTensor& tensor, const Parameter
   // As QuantizedWriter::add_folded stores it.
   const TensorPlan& plan = *tensor.plan;
   const DType type = plan.scheme == plan.tensor->scheme ? DType::kF32 : *plan.scheme.dense;
-  entry.vector = {&tensor.values, type, {start.begin(), start.end()}, TunedMatrix::kStep * root_mean_square(start)};
+  entry.vector = {&tensor,
+                  tensor.values,
+                  tensor.changed_by,
+                  type,
+                  {start.begin(), start.end()},
+                  TunedMatrix::kStep * root_mean_square(start)};
   tensor.values = entry.vector.start;
   if (!tensor.changed_by.ends_with("tuned")) tensor.changed_by += tensor.changed_by.empty() ? "tuned" : ", tuned";
   return entry;
@@ -65,11 +80,22 @@ at::Tensor FreeNumbers::begin(const at::Tensor& weights) const {
   at::Tensor parameters = at::zeros({count_}, at::kFloat);
   context_.threads.run(static_cast<int64_t>(entries_.size()), [&](int64_t i) {
     const Entry& entry = entries_[static_cast<size_t>(i)];
-    if (entry.matrix)
-      entry.matrix->begin(part_of(weights, entry.first_weight, entry.weights),
-                          part_of(parameters, entry.first, entry.count));
+    if (!entry.matrix) return;
+    const std::span<const float> own = part_of(weights, entry.first_weight, entry.weights);
+    entry.matrix->begin(scaled(*entry.solved, {own.begin(), own.end()}), part_of(parameters, entry.first, entry.count));
   });
   return parameters;
+}
+
+void FreeNumbers::restore() {
+  for (Entry& entry : entries_) {
+    if (entry.matrix) {
+      entry.matrix->restore();
+      continue;
+    }
+    entry.vector.tensor->values = entry.vector.values_before;
+    entry.vector.tensor->changed_by = entry.vector.changed_by_before;
+  }
 }
 
 void FreeNumbers::set_vector(const Vector& vector, std::span<const float> parameters, std::span<float> weights) {
@@ -77,7 +103,7 @@ void FreeNumbers::set_vector(const Vector& vector, std::span<const float> parame
   std::vector<std::byte> bytes(weights.size() * size_of(vector.type));
   encode_from_f32(vector.type, weights, bytes);
   decode_to_f32(vector.type, bytes, weights);
-  std::ranges::copy(weights, vector.values->begin());
+  std::ranges::copy(weights, vector.tensor->values.begin());
 }
 
 void FreeNumbers::set(const at::Tensor& parameters, at::Tensor& weights) {
@@ -87,7 +113,7 @@ void FreeNumbers::set(const at::Tensor& parameters, at::Tensor& weights) {
     const std::span<float> out = part_of(weights, entry.first_weight, entry.weights);
     if (!entry.matrix) return set_vector(entry.vector, own, out);
     entry.matrix->set(own);
-    dequantize_rows(*entry.decoded, 0, entry.decoded->rows, out);
+    dequantize_rows(*entry.solved->matrix, 0, entry.solved->matrix->rows, out);
   });
 }
 

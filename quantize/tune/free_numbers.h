@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/training/parameters.h"
@@ -22,6 +23,8 @@ class FreeNumbers {
   int64_t count() const { return count_; }
   // The parameters to begin with; `weights`: of the float model, flat.
   at::Tensor begin(const at::Tensor& weights) const;
+  // Gives matrices and vectors back what they were.
+  void restore();
   // Sets matrices and vectors, and what they decode to in `weights`. Tensors that are not tuned are not touched.
   void set(const at::Tensor& parameters, at::Tensor& weights);
   // From the gradient by the weights to that by the parameters.
@@ -29,7 +32,9 @@ class FreeNumbers {
 
  private:
   struct Vector {  // becomes start + unit * parameter, rounded to its type
-    std::vector<float>* values;
+    SolvedTensor* tensor;
+    std::vector<float> values_before;
+    std::string changed_by_before;
     DType type;
     std::vector<float> start;
     float unit;
@@ -37,7 +42,7 @@ class FreeNumbers {
   struct Entry {
     int64_t first_weight, weights, first, count;
     std::unique_ptr<TunedMatrix> matrix;  // null: a vector
-    QuantizedMatrix* decoded = nullptr;
+    SolvedMatrix* solved = nullptr;
     Vector vector = {};
   };
   Entry make_entry(SolvedTensor& tensor, const ParameterSlice& slice, const StudentParameters& student,

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <numeric>
 #include <string>
 
 #include "core/base/digest.h"
+#include "core/base/dtype.h"
 #include "core/base/error.h"
 #include "model/array_file.h"
 #include "model/calibration.h"
@@ -59,9 +61,12 @@ struct TuningText {
   }
 
   // Each batch is spread over the whole text, and no window comes again before all have come.
-  at::Tensor batch(int64_t step, int64_t steps, int64_t windows) const {
+  at::Tensor batch(int64_t step, int64_t windows) const {
+    const int64_t count = training.size(0);
+    int64_t stride = std::max<int64_t>(1, count / windows);
+    while (std::gcd(stride, count) != 1) ++stride;
     std::vector<int64_t> chosen;
-    for (int64_t i = 0; i < windows; ++i) chosen.push_back((step + i * steps) % training.size(0));
+    for (int64_t i = 0; i < windows; ++i) chosen.push_back((step * windows + i) % count * stride % count);
     return training.index_select(0, at::tensor(chosen));
   }
 };
@@ -120,6 +125,7 @@ struct Workshop {
   const TuningText& text;
   const Teacher& teacher;
   const at::Tensor& original;  // the float model's weights, flat
+  const at::Tensor& stored;    // the same, those that the result holds in 16 bit rounded to them
   StudentParameters& student;
   int64_t side_by_side;
   Context& context;
@@ -135,7 +141,7 @@ class Run {
         numbers_(tensors, workshop.student, phase.codes, context_),
         trainer_(workshop.teacher, workshop.student, {.vocabulary = workshop.teacher.config.vocab_size},
                  workshop.shape.per_shard, workshop.side_by_side, context_),
-        weights_(workshop.original.clone()),
+        weights_(workshop.stored.clone()),
         parameters_(numbers_.begin(workshop.original)),
         adam_{at::zeros_like(parameters_), at::zeros_like(parameters_)} {}
 
@@ -154,7 +160,7 @@ class Run {
     context_.progress.end();
     const double after = judge(parameters_);
     const bool better = after < before;
-    if (!better) judge(at::zeros_like(parameters_));
+    if (!better) numbers_.restore();
     return {
         {"what", phase_.name}, {"steps", phase_.steps}, {"kl_before", before}, {"kl_after", after}, {"taken", better}};
   }
@@ -174,7 +180,7 @@ class Run {
 
   double step() {
     set(parameters_);
-    const at::Tensor batch = workshop_.text.batch(adam_.steps, phase_.steps, workshop_.shape.per_step);
+    const at::Tensor batch = workshop_.text.batch(adam_.steps, workshop_.shape.per_step);
     at::Tensor by_weights = at::empty_like(workshop_.student.values), by_parameters = at::empty_like(parameters_);
     const LossSums sums = trainer_.gradient(batch, by_weights);
     numbers_.gradient(by_weights.cpu(), by_parameters);
@@ -209,9 +215,9 @@ int64_t shards_at_once(const ModelSource& source, const QuantizeOptions& options
   const ModelConfig& config = source.config();
   const Shape shape(window_length(config, options));
   MemoryNeed need = memory_need(config, config, shape.per_shard * shape.length, LossOptions{}.chunk, 0);
-  // The original weights and those decoded, codes twice, and with learned rounding a parameter a weight: its gradient
-  // and moments are those that memory_need counts.
-  need.fixed += 10 * static_cast<uint64_t>(config.parameters());
+  // The original weights and those decoded, and codes twice; with learned rounding a parameter a weight and its
+  // gradient. The moments are those that memory_need counts.
+  need.fixed += (options.learn_rounding > 0 ? 18 : 10) * static_cast<uint64_t>(config.parameters());
   return shards_side_by_side(need, "quantize", "Give more, or leave tuning out", context);
 }
 
@@ -234,6 +240,35 @@ double seconds_of(const ModelConfig& config, const QuantizeOptions& options, con
       static_cast<double>((options.learn_rounding + options.tune_scales) * shape.per_step * shape.length);
   return tokens * 4 * static_cast<double>(config.parameters()) / multiply_adds_per_second(config) /
          static_cast<double>(side_by_side);
+}
+
+at::Tensor as_stored(const at::Tensor& original, std::span<const SolvedTensor> tensors,
+                     const StudentParameters& student) {
+  at::Tensor stored = original.clone();
+  for (const SolvedTensor& tensor : tensors) {
+    const TensorPlan& plan = *tensor.plan;
+    if (!plan.scheme.is_dense() || plan.scheme == plan.tensor->scheme) continue;
+    const auto slice = std::ranges::find(student.slices, plan.tensor->name, &ParameterSlice::name);
+    const std::span values(stored.mutable_data_ptr<float>() + slice->first, static_cast<size_t>(slice->count));
+    std::vector<std::byte> bytes(values.size() * size_of(*plan.scheme.dense));
+    encode_from_f32(*plan.scheme.dense, values, bytes);
+    decode_to_f32(*plan.scheme.dense, bytes, values);
+  }
+  return stored;
+}
+
+// Of what is tuned: parameters are offsets from it.
+std::string key_of(std::span<const SolvedTensor> tensors) {
+  Digest digest;
+  for (const SolvedTensor& tensor : tensors) {
+    digest.update(tensor.plan->tensor->name);
+    digest.update(std::as_bytes(std::span(tensor.values)));
+    if (!tensor.solved.matrix) continue;
+    const QuantizedMatrix& matrix = *tensor.solved.matrix;
+    digest.update(std::as_bytes(std::span(matrix.codes)));
+    for (const auto* numbers : {&matrix.scales, &matrix.minima}) digest.update(std::as_bytes(std::span(*numbers)));
+  }
+  return digest.hex();
 }
 
 }  // namespace
@@ -262,10 +297,12 @@ Json tune(const ModelSource& source, std::span<SolvedTensor> tensors, const Quan
   const Teacher teacher{source.config(), load_weights(source, {compute_type(device), device})};
   StudentParameters student = load_student(source, device);
   const at::Tensor original = student.values.cpu().clone();
-  const Workshop workshop{shape, text, teacher, original, student, shards_at_once(source, options, context), context};
+  const at::Tensor stored = as_stored(original, tensors, student);
+  const Workshop workshop{shape,  text, teacher, original, stored, student, shards_at_once(source, options, context),
+                          context};
   std::vector<TensorPlan> plans;
   for (const SolvedTensor& tensor : tensors) plans.push_back(*tensor.plan);
-  const std::string key = run_key(source, plans, options, ids);
+  const std::string key = run_key(source, plans, options, ids) + key_of(tensors);
   Json report = Json::array();
   for (const Phase& phase : phases_of(options)) {
     const TuningState kept(state / (phase.codes ? "tuning-codes.h5" : "tuning-scales.h5"),

@@ -75,6 +75,11 @@ void TunedMatrix::set(std::span<const float> parameters) {
   if (codes_) set_codes(parameters.subspan(scales_.size() + minima_.size()));
 }
 
+void TunedMatrix::restore() {
+  std::ranges::copy(start_, matrix_.codes.begin());
+  set_scales(std::vector<float>(scales_.size() + minima_.size()));
+}
+
 void TunedMatrix::set_codes(std::span<const float> offsets) {
   const auto most = static_cast<float>(matrix_.scheme.max_code());
   for (size_t i = 0; i < start_.size(); ++i)

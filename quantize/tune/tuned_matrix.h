@@ -26,6 +26,7 @@ class TunedMatrix {
   // to where the weight lies. Codes that a solver took from further away begin in their middle.
   void begin(std::span<const float> weights, std::span<float> parameters) const;
   void set(std::span<const float> parameters);
+  void restore();  // the matrix as it was solved
   // From the gradient by the decoded weights [rows * cols], at the parameters set last, to that by the parameters.
   void gradient(std::span<const float> by_weights, std::span<float> by_parameters) const;
 
@@ -33,7 +34,6 @@ class TunedMatrix {
   size_t unit(int64_t row, int64_t group) const;
   void set_codes(std::span<const float> offsets);
   void set_scales(std::span<const float> parameters);
-  void copy_to_rows();
   std::vector<float>& stored_scales() {
     return matrix_.scheme.is_super_block() ? matrix_.super.scales : matrix_.scales;
   }

@@ -212,6 +212,28 @@ TEST_F(TunedModel, ContinuesAfterAStopToTheSameBytes) {
   EXPECT_EQ(digest_of_path(path("stopped")), digest_of_path(path("whole")));
 }
 
+TEST_F(TunedModel, DoesNotContinueFromAnotherSolution) {
+  QuantizeOptions wide = options(20, 0);
+  wide.grid = "max";
+  quantize("fresh", wide);
+  StoppingSink in_codes("learned rounding", 18);
+  EXPECT_THROW(quantize("changed", options(20, 0), 2, &in_codes), Error);
+  quantize("changed", wide);
+  EXPECT_EQ(digest_of_path(path("changed")), digest_of_path(path("fresh")));
+}
+
+TEST_F(TunedModel, IsWhatItWasWhereTuningDoesNotHelp) {
+  quantize("plain", options(0, 0, "int8-channel-sym"));
+  const Json tuning = quantize("tuned", options(1, 1, "int8-channel-sym")).tuning;
+  for (const Json& phase : tuning) EXPECT_FALSE(phase["taken"].get<bool>()) << tuning;
+  const auto plain = open_model(path("plain")), tuned = open_model(path("tuned"));
+  for (const ModelTensor& tensor : plain->tensors()) {
+    const ModelTensor& other = tuned->at(tensor.name);
+    EXPECT_EQ(other.scheme, tensor.scheme) << tensor.name;
+    EXPECT_EQ(tuned->read_f32(other), plain->read_f32(tensor)) << tensor.name;
+  }
+}
+
 TEST_F(TunedModel, RefusesWhatItCannotDo) {
   QuantizeOptions without = options(0, 4);
   without.calibration.clear();
