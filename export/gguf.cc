@@ -57,13 +57,13 @@ class GgufExporter : public ArtifactWriter {
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
     const auto factors = gguf_rope_factors(source_.config());
-    if (!factors.empty()) add_tensor("rope_freqs.weight", "f32", {static_cast<int64_t>(factors.size())});
+    for (const auto& [name, values] : factors) add_tensor(name, "f32", {static_cast<int64_t>(values.size())});
     for (const PlannedTensor& planned : plan)
       add_tensor(gguf_name(*planned.rule, planned.layer), stored_type(planned), planned.tensor->shape);
     const GgufLayerTypes types = layer_types(plan);
     add_gguf_file_type(header_, types, fallback_notes(plan));
     writer_ = std::make_unique<GgufShards>(path, gguf_model_name(source_, types), header_, max_shard_bytes_);
-    writer_->append(std::as_bytes(std::span(factors)));
+    for (const auto& [name, values] : factors) writer_->append(std::as_bytes(std::span(values)));
   }
 
   void write(const PlannedTensor& planned) override {

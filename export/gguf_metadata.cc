@@ -50,6 +50,21 @@ std::string size_label(int64_t parameters) {
   return text;
 }
 
+// llama3's is in rope_freqs.weight. llama.cpp multiplies YaRN's advised attention factor by the one in the file.
+void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfig& rope) {
+  if (rope.scaling == RopeScaling::kLinear || rope.scaling == RopeScaling::kYarn)
+    meta.f32(prefix + "factor", rope.factor);
+  if (rope.scaling == RopeScaling::kLinear) return meta.text(prefix + "type", "linear");
+  const bool yarn = rope.scaling == RopeScaling::kYarn;
+  if (!yarn && rope.scaling != RopeScaling::kLongRope) return;
+  meta.text(prefix + "type", yarn ? "yarn" : "longrope");
+  meta.u32(prefix + "original_context_length", rope.original_context);
+  meta.f32(prefix + "attn_factor", rope.attention_factor / (yarn ? yarn_attention_factor(rope.factor) : 1.0));
+  if (!yarn) return;
+  meta.f32(prefix + "yarn_beta_fast", rope.beta_fast);
+  meta.f32(prefix + "yarn_beta_slow", rope.beta_slow);
+}
+
 void add_sizes(Metadata& meta, const ModelConfig& c) {
   const std::string arch(c.family->gguf_architecture);
   meta.text("general.architecture", arch);
@@ -69,9 +84,7 @@ void add_sizes(Metadata& meta, const ModelConfig& c) {
   meta.f32(arch + ".rope.freq_base", c.rope.theta);
   if (c.family->window == Family::Window::kEveryLayer && c.windows.front() > 0)
     meta.u32(arch + ".attention.sliding_window", c.windows.front());
-  if (c.rope.scaling != RopeScaling::kLinear) return;
-  meta.text(arch + ".rope.scaling.type", "linear");
-  meta.f32(arch + ".rope.scaling.factor", c.rope.factor);
+  add_rope_scaling(meta, arch + ".rope.scaling.", c.rope);
 }
 
 // llama.cpp wants one token for every row of the embedding.
@@ -171,10 +184,24 @@ void add_provenance(Metadata& meta, const ModelSource& source) {
     if (!text->empty()) meta.text(key, *text);
 }
 
+void check_rope(const ModelConfig& c) {
+  if (c.rope.scaling == RopeScaling::kYarn && !c.rope.truncate)
+    fail("export", "rope",
+         "llama.cpp's YaRN has whole dimensions as its bounds, and the model says \"truncate\": false",
+         "Use --format onnx or hf");
+  const bool factors = c.rope.scaling == RopeScaling::kLlama3 || c.rope.scaling == RopeScaling::kFactors ||
+                       c.rope.scaling == RopeScaling::kLongRope;
+  if (factors && c.family->gguf_architecture != "llama")
+    fail("export", "rope",
+         "llama.cpp's '" + std::string(c.family->gguf_architecture) + "' has no factors of its rotary frequencies",
+         "Use --format onnx or hf");
+}
+
 }  // namespace
 
 GgufHeader gguf_metadata(const ModelSource& source) {
   const ModelConfig& c = source.config();
+  check_rope(c);
   if (c.family->qk_norm && c.qkv_bias)
     fail("export", tensor_name(c, Role::kQuery, 0, Part::kBias),
          "llama.cpp's '" + std::string(c.family->gguf_architecture) + "' has no biases in attention",
@@ -204,15 +231,32 @@ void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::sp
   header.metadata.emplace_back("retort.fallbacks", std::move(notes));
 }
 
-std::vector<float> gguf_rope_factors(const ModelConfig& config) {
-  if (config.rope.scaling == RopeScaling::kFactors) return {config.rope.factors.begin(), config.rope.factors.end()};
-  if (config.rope.scaling != RopeScaling::kLlama3) return {};
+namespace {
+
+std::vector<float> llama3_factors(const ModelConfig& config) {
   ModelConfig unscaled = config;
   unscaled.rope.scaling = RopeScaling::kNone;
   std::vector<float> factors = rope_frequencies(unscaled);
   const std::vector<float> scaled = rope_frequencies(config);
   std::ranges::transform(factors, scaled, factors.begin(), [](float from, float to) { return from / to; });
   return factors;
+}
+
+}  // namespace
+
+std::vector<GgufFactors> gguf_rope_factors(const ModelConfig& config) {
+  const auto floats = [](const std::vector<double>& values) {
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const RopeConfig& rope = config.rope;
+  switch (rope.scaling) {
+    case RopeScaling::kFactors: return {{"rope_freqs.weight", floats(rope.factors)}};
+    case RopeScaling::kLlama3: return {{"rope_freqs.weight", llama3_factors(config)}};
+    case RopeScaling::kLongRope:
+      return {{"rope_factors_long.weight", floats(rope.long_factors)},
+              {"rope_factors_short.weight", floats(rope.factors)}};
+    default: return {};
+  }
 }
 
 }  // namespace retort

@@ -21,8 +21,9 @@ void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::sp
 // What the file is called where a program chooses: the naming convention of ggml (docs/gguf.md), BaseName-SizeLabel-
 // Version-Encoding, "Llama-5.8M-v1.0-Q4_0".
 std::string gguf_model_name(const ModelSource& source, const GgufLayerTypes& types);
-// rope_freqs.weight, [head_dim / 2]: what llama.cpp divides the unscaled frequencies by, for llama3 scaling; else
-// empty.
-std::vector<float> gguf_rope_factors(const ModelConfig& config);
+// Tensors of [head_dim / 2] by name, of what llama.cpp divides the unscaled frequencies by: for llama3 scaling and
+// longrope.
+using GgufFactors = std::pair<std::string, std::vector<float>>;
+std::vector<GgufFactors> gguf_rope_factors(const ModelConfig& config);
 
 }  // namespace retort

@@ -33,8 +33,25 @@ void check_model(const ModelConfig& c) {
   const char* remedy = "Use --format onnx or hf";
   if (c.family->qk_norm && c.qkv_bias)
     fail("export", tensor_name(c, Role::kQuery, 0, Part::kBias), "mlx-lm's qwen3 has no biases in attention", remedy);
+  if (c.rope.scaling == RopeScaling::kYarn && !c.rope.truncate)
+    fail("export", "rope", "mlx-lm's YaRN has whole dimensions as its bounds, and the model says \"truncate\": false",
+         remedy);
+  if (c.rope.scaling == RopeScaling::kLongRope)
+    fail("export", "rope", "mlx-lm takes longrope's factors for long sequences in short ones too", remedy);
   if (c.family->always_qkv_bias && c.head_dim * c.heads != c.hidden_size)
     fail("export", "head_dim", "mlx-lm's qwen2 takes hidden_size / num_attention_heads for it", remedy);
+}
+
+// mlx-lm has no attention factor, but a ratio of two others that comes to it.
+Json yarn_settings(const RopeConfig& rope) {
+  const double advised = yarn_attention_factor(rope.factor) - 1;
+  return {{"rope_type", "yarn"},
+          {"factor", rope.factor},
+          {"original_max_position_embeddings", rope.original_context},
+          {"beta_fast", rope.beta_fast},
+          {"beta_slow", rope.beta_slow},
+          {"mscale", advised == 0 ? 1.0 : (rope.attention_factor - 1) / advised},
+          {"mscale_all_dim", 0}};
 }
 
 // mlx-lm reads the keys of transformers 4, and takes other values than transformers where a key is missing. It has
@@ -44,6 +61,7 @@ void restate(Json& config, const ModelConfig& c) {
   const auto parameters = config.find("rope_parameters");
   if (c.rope.scaling != RopeScaling::kNone && parameters != config.end() && parameters->is_object())
     config["rope_scaling"] = *parameters;
+  if (c.rope.scaling == RopeScaling::kYarn) config["rope_scaling"] = yarn_settings(c.rope);
   config["num_key_value_heads"] = c.kv_heads;
   config["head_dim"] = c.head_dim;
   config["tie_word_embeddings"] = c.tied_embeddings;

@@ -17,12 +17,14 @@ at::Tensor visible(int64_t tokens, int64_t positions, int64_t window, const at::
 }  // namespace
 
 at::Tensor rotate(const ModelConfig& config, const at::Tensor& states, int64_t position) {
-  std::vector<float> frequencies = rope_frequencies(config);
+  std::vector<float> frequencies = rope_frequencies(config, position + states.size(2));
   const at::Tensor frequency =
       at::from_blob(frequencies.data(), {static_cast<int64_t>(frequencies.size())}, at::kFloat).to(states.device());
   const at::Tensor positions = at::arange(position, position + states.size(2), frequency.options());
   const at::Tensor angles = at::outer(positions, frequency);
-  const at::Tensor cosine = angles.cos().to(states.scalar_type()), sine = angles.sin().to(states.scalar_type());
+  const double scale = config.rope.attention_factor;
+  const at::Tensor cosine = (angles.cos() * scale).to(states.scalar_type());
+  const at::Tensor sine = (angles.sin() * scale).to(states.scalar_type());
   const at::Tensor low = states.narrow(-1, 0, config.head_dim / 2);
   const at::Tensor high = states.narrow(-1, config.head_dim / 2, config.head_dim / 2);
   return at::cat({low * cosine - high * sine, high * cosine + low * sine}, -1);

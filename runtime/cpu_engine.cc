@@ -65,7 +65,7 @@ class CpuEngine : public Engine {
 
   void check_tokens(const CpuSession& session, std::span<const int32_t> tokens, int64_t rows,
                     std::span<float> logits) const;
-  void run_chunk(CpuSession& session, std::span<const int32_t> tokens);
+  void run_chunk(CpuSession& session, std::span<const int32_t> tokens, int64_t end);  // end: of all chunks
   void embed(std::span<const int32_t> tokens);
   void run_attention(CpuSession& session, const Layer& layer, int64_t index, int64_t tokens);
   void rotate_and_store(CpuSession& session, const Layer& layer, int64_t index, int64_t token);
@@ -217,21 +217,21 @@ void CpuEngine::check_tokens(const CpuSession& session, std::span<const int32_t>
 void CpuEngine::forward(Session& session, std::span<const int32_t> tokens, int64_t rows, std::span<float> logits) {
   auto& own = dynamic_cast<CpuSession&>(session);
   check_tokens(own, tokens, rows, logits);
-  const auto count = static_cast<int64_t>(tokens.size());
+  const auto count = static_cast<int64_t>(tokens.size()), end = own.position() + count;
   for (int64_t first = 0; first < count; first += kChunk) {
     context_.check_interrupted();
     const int64_t last = std::min(count, first + kChunk);
-    run_chunk(own, tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)));
+    run_chunk(own, tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)), end);
     const int64_t wanted = std::max(first, count - rows);  // first token of this chunk whose logits are asked for
     if (wanted < last)
       head(wanted - first, last - wanted, logits.data() + (wanted - (count - rows)) * config_.vocab_size);
   }
 }
 
-void CpuEngine::run_chunk(CpuSession& session, std::span<const int32_t> tokens) {
+void CpuEngine::run_chunk(CpuSession& session, std::span<const int32_t> tokens, int64_t end) {
   const auto count = static_cast<int64_t>(tokens.size());
   embed(tokens);
-  rotary_.prepare(session.position(), count);
+  rotary_.prepare(session.position(), count, end);
   for (size_t i = 0; i < layers_.size(); ++i) {
     run_attention(session, layers_[i], static_cast<int64_t>(i), count);
     run_ffn(layers_[i], count);

@@ -12,13 +12,17 @@ namespace retort {
 class Rotary {
  public:
   Rotary(const ModelConfig& config, int64_t max_tokens);
-  // Angles of the positions [position, position + tokens), tokens <= max_tokens.
-  void prepare(int64_t position, int64_t tokens);
+  // Angles of the positions [position, position + tokens), tokens <= max_tokens, in a pass that ends with a sequence of
+  // `length` tokens.
+  void prepare(int64_t position, int64_t tokens, int64_t length);
   // Turns one head of the token with index `token` among those prepared.
   void rotate(int64_t token, float* head) const;
 
  private:
-  std::vector<float> frequencies_, cosines_, sines_;
+  int64_t original_context_;
+  float scale_;                                        // of cosines and sines
+  std::vector<float> frequencies_, long_frequencies_;  // of sequences within the original context, and of others
+  std::vector<float> cosines_, sines_;
 };
 
 }  // namespace retort

@@ -1,8 +1,6 @@
 #include "core/arch/model_config.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 #include <numeric>
 
 #include "core/arch/family.h"
@@ -47,50 +45,6 @@ void read_sizes(const Json& json, ModelConfig& c, std::string_view label) {
   if (c.layers > 4096) fail("config", label, "num_hidden_layers is " + std::to_string(c.layers) + ", above 4096");
   if (c.heads % c.kv_heads != 0) fail("config", label, "num_key_value_heads does not divide num_attention_heads");
   if (c.head_dim < 2 || c.head_dim % 2 != 0) fail("config", label, "head_dim must be even and at least 2");
-}
-
-void read_rope_factors(const Json& settings, ModelConfig& c, std::string_view label) {
-  c.rope.scaling = RopeScaling::kFactors;
-  c.rope.factors = json_required<std::vector<double>>(settings, "factors", label);
-  if (static_cast<int64_t>(c.rope.factors.size()) != c.head_dim / 2)
-    fail("config", label, "the number of rope factors is not head_dim / 2");
-  if (!std::ranges::all_of(c.rope.factors, [](double factor) { return std::isfinite(factor) && factor > 0; }))
-    fail("config", label, "a rope factor is not positive");
-}
-
-// transformers 5 puts everything into rope_parameters, transformers 4 into rope_theta and rope_scaling.
-void read_rope(const Json& json, ModelConfig& c, std::string_view label) {
-  static const Json kEmpty = Json::object();
-  const auto object = [&](const char* key) -> const Json& {
-    const auto it = json.find(key);
-    return it == json.end() || !it->is_object() ? kEmpty : *it;
-  };
-  const Json& modern = object("rope_parameters");
-  for (const auto& [key, value] : modern.items())
-    if (value.is_object())
-      fail("config", label, "rope_parameters for each kind of layer ('" + key + "') are not supported");
-  const Json& settings = modern.empty() ? object("rope_scaling") : modern;
-  c.rope.theta = json_value(modern, "rope_theta", json_value(json, "rope_theta", 10000.0, label), label);
-  const auto old_type = json_value<std::string>(settings, "type", "default", label);
-  const auto type = json_value<std::string>(settings, "rope_type", old_type, label);
-  if (json_value(settings, "partial_rotary_factor", json_value(json, "partial_rotary_factor", 1.0, label), label) !=
-      1.0)
-    fail("config", label, "partial_rotary_factor is not supported");
-  if (!(c.rope.theta > 0)) fail("config", label, "rope_theta must be positive");
-  if (type == "default") return;
-  if (type == "factors") return read_rope_factors(settings, c, label);
-  if (type != "linear" && type != "llama3")
-    fail("config", label, "the rope type '" + type + "' is not supported", "Supported are default, linear and llama3");
-  c.rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
-  c.rope.factor = json_required<double>(settings, "factor", label);
-  if (!(c.rope.factor > 0)) fail("config", label, "the rope factor must be positive");
-  if (type == "linear") return;
-  c.rope.low_freq_factor = json_required<double>(settings, "low_freq_factor", label);
-  c.rope.high_freq_factor = json_required<double>(settings, "high_freq_factor", label);
-  c.rope.original_context = json_required<int64_t>(settings, "original_max_position_embeddings", label);
-  if (c.rope.original_context < 1 || !(c.rope.high_freq_factor > c.rope.low_freq_factor) ||
-      !(c.rope.low_freq_factor > 0))
-    fail("config", label, "the llama3 rope parameters are out of range");
 }
 
 bool layer_slides(const Json& json, const ModelConfig& c, int64_t layer, std::string_view label) {
@@ -153,17 +107,6 @@ DType read_dtype(const Json& json, std::string_view label) {
   fail("config", label, "the dtype '" + name + "' is not supported", "Supported are float32, float16 and bfloat16");
 }
 
-// Llama 3's scaling (arXiv:2407.21783; transformers' rope_type "llama3"): long wavelengths are divided by the
-// factor, short ones kept, those between interpolated.
-double llama3_frequency(double frequency, const RopeConfig& rope) {
-  const double wavelength = 2 * std::numbers::pi / frequency;
-  const auto context = static_cast<double>(rope.original_context);
-  if (wavelength < context / rope.high_freq_factor) return frequency;
-  if (wavelength > context / rope.low_freq_factor) return frequency / rope.factor;
-  const double smooth = (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-  return (1 - smooth) * frequency / rope.factor + smooth * frequency;
-}
-
 }  // namespace
 
 ModelConfig parse_config(const Json& json, std::string_view label) {
@@ -178,7 +121,7 @@ ModelConfig parse_config(const Json& json, std::string_view label) {
   c.norm_eps = json_value(json, "rms_norm_eps", 1e-6, label);
   c.tied_embeddings = json_value(json, "tie_word_embeddings", false, label);
   read_biases(json, c, label);
-  read_rope(json, c, label);
+  c.rope = parse_rope(json, c.head_dim, c.context_length, label);
   read_windows(json, c, label);
   read_token_ids(json, c, label);
   c.dtype = read_dtype(json, label);
@@ -204,19 +147,6 @@ Json config_with_layers(const ModelConfig& config, const std::vector<int64_t>& k
     json["max_window_layers"] = std::count_if(kept.begin(), kept.end(), [&](int64_t layer) { return layer < bound; });
   }
   return json;
-}
-
-std::vector<float> rope_frequencies(const ModelConfig& config) {
-  std::vector<float> frequencies(static_cast<size_t>(config.head_dim / 2));
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    double frequency =
-        1.0 / std::pow(config.rope.theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
-    if (config.rope.scaling == RopeScaling::kLinear) frequency /= config.rope.factor;
-    if (config.rope.scaling == RopeScaling::kFactors) frequency /= config.rope.factors[i];
-    if (config.rope.scaling == RopeScaling::kLlama3) frequency = llama3_frequency(frequency, config.rope);
-    frequencies[i] = static_cast<float>(frequency);
-  }
-  return frequencies;
 }
 
 }  // namespace retort

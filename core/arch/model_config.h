@@ -8,25 +8,13 @@
 #include <string_view>
 #include <vector>
 
+#include "core/arch/rope.h"
 #include "core/base/dtype.h"
 #include "core/base/json.h"
 
 namespace retort {
 
 struct Family;
-
-enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3, kFactors };
-
-struct RopeConfig {
-  double theta = 10000.0;
-  RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;                                   // linear, llama3
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
-  int64_t original_context = 0;                          // llama3
-  // factors: what each frequency is divided by. GGUF files hold llama3's scaling in this form only, so such a model's
-  // config says "rope_type": "factors", which transformers does not know.
-  std::vector<double> factors;
-};
 
 struct ModelConfig {
   const Family* family = nullptr;  // never null after parse_config
@@ -55,7 +43,10 @@ ModelConfig parse_config(const Json& json, std::string_view label);
 // `kept` holds the indices of the layers that stay, ascending.
 Json config_with_layers(const ModelConfig& config, const std::vector<int64_t>& kept);
 
-// cos/sin angles per position are position * rope_frequencies(config)[i], i < head_dim / 2.
-std::vector<float> rope_frequencies(const ModelConfig& config);
+// The angle of a position is position * rope_frequencies(config, tokens)[i], i < head_dim / 2; its cosine and sine are
+// multiplied by rope.attention_factor. `tokens` is the length of the sequence with what one pass adds to it: longrope
+// has other frequencies for long sequences, and what an earlier pass left in the cache stays as it is, as in
+// transformers.
+std::vector<float> rope_frequencies(const ModelConfig& config, int64_t tokens = 0);
 
 }  // namespace retort

@@ -62,18 +62,40 @@ void read_sizes(const Keys& keys, const GgufHeader& header, std::string_view lab
   if (keys.integer("expert_count").value_or(0) != 0) fail("gguf", label, "mixtures of experts are not supported");
 }
 
-void read_rope(const Keys& keys, const std::vector<double>& factors, std::string_view label, Json& config) {
+// llama.cpp multiplies the factor that YaRN advises by the one in the file.
+Json yarn_of(const Keys& keys, double factor) {
+  Json rope{{"rope_type", "yarn"}, {"factor", factor}};
+  rope["attention_factor"] = yarn_attention_factor(factor) * keys.number("rope.scaling.attn_factor").value_or(1.0);
+  if (const auto fast = keys.number("rope.scaling.yarn_beta_fast")) rope["beta_fast"] = *fast;
+  if (const auto slow = keys.number("rope.scaling.yarn_beta_slow")) rope["beta_slow"] = *slow;
+  return rope;
+}
+
+Json longrope_of(const Keys& keys, const GgufRopeFactors& factors) {
+  return {{"rope_type", "longrope"},
+          {"short_factor", factors.short_factors},
+          {"long_factor", factors.long_factors},
+          {"attention_factor", keys.number("rope.scaling.attn_factor").value_or(1.0)}};
+}
+
+void read_rope(const Keys& keys, const GgufRopeFactors& factors, std::string_view label, Json& config) {
   Json rope{{"rope_theta", keys.number("rope.freq_base").value_or(10000.0)}, {"rope_type", "default"}};
   const auto type = keys.string("rope.scaling.type").value_or("none");
   const double old_scale = keys.number("rope.scale_linear").value_or(1.0);
   const double factor = keys.number("rope.scaling.factor").value_or(type == "none" ? old_scale : 1.0);
-  if (type != "none" && type != "linear")
-    fail("gguf", label, "the rope scaling '" + type + "' is not supported", "Supported are none and linear");
-  if (!factors.empty() && factor != 1.0)
+  if (type != "none" && type != "linear" && type != "yarn" && type != "longrope")
+    fail("gguf", label, "the rope scaling '" + type + "' is not supported",
+         "Supported are none, linear, yarn and longrope");
+  if (!factors.plain.empty() && factor != 1.0)
     fail("gguf", label, "rope_freqs.weight and a rope scaling factor are combined");
-  if (!factors.empty()) {
+  if (type == "yarn") rope.update(yarn_of(keys, factor));
+  if (type == "longrope") rope.update(longrope_of(keys, factors));
+  if (type == "yarn" || type == "longrope") {
+    rope["original_max_position_embeddings"] =
+        keys.integer("rope.scaling.original_context_length").value_or(keys.required("context_length"));
+  } else if (!factors.plain.empty()) {
     rope["rope_type"] = "factors";
-    rope["factors"] = factors;
+    rope["factors"] = factors.plain;
   } else if (factor != 1.0) {
     rope["rope_type"] = "linear";
     rope["factor"] = factor;
@@ -142,7 +164,7 @@ void check_token_ids(const Vocabulary& vocabulary, std::string_view label) {
 
 }  // namespace
 
-Json config_of_gguf(const GgufHeader& header, const std::vector<double>& factors, std::string_view label) {
+Json config_of_gguf(const GgufHeader& header, const GgufRopeFactors& factors, std::string_view label) {
   const Family& family = family_of(header, label);
   const Keys keys(header, std::string(family.gguf_architecture), label);
   Json config{{"architectures", {family.architecture}}, {"model_type", family.model_type}, {"hidden_act", "silu"}};

@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 namespace retort {
 namespace {
 
-constexpr const char* kRopeFactors = "rope_freqs.weight";
+constexpr const char *kRopeFactors = "rope_freqs.weight", *kShortFactors = "rope_factors_short.weight",
+                     *kLongFactors = "rope_factors_long.weight";
 
 std::string type_name(const GgufTensorInfo& info) { return std::string(find_ggml_type(info.type)->name); }
 
@@ -85,13 +86,15 @@ std::span<const SideFile> GgufSource::side_files() const {
 
 ModelConfig GgufSource::read_config() const {
   const GgufHeader& header = file_.header();
-  std::vector<double> factors;
-  if (const GgufTensorInfo* info = header.find_tensor(kRopeFactors)) {
-    if (type_name(*info) != "F32") fail("gguf", path_.string(), "rope_freqs.weight is not of the type F32");
+  const auto values_of = [&](const char* name) -> std::vector<double> {
+    const GgufTensorInfo* info = header.find_tensor(name);
+    if (info == nullptr) return {};
+    if (type_name(*info) != "F32") fail("gguf", path_.string(), std::string(name) + " is not of the type F32");
     std::vector<float> values(info->bytes / 4);
     decode_to_f32(DType::kF32, file_.data(*info), values);
-    factors.assign(values.begin(), values.end());
-  }
+    return {values.begin(), values.end()};
+  };
+  const GgufRopeFactors factors{values_of(kRopeFactors), values_of(kShortFactors), values_of(kLongFactors)};
   return parse_config(config_of_gguf(header, factors, path_.string()), path_.string());
 }
 
@@ -114,7 +117,7 @@ void GgufSource::add(const ExpectedTensor& expected) {
 }
 
 void GgufSource::list_extras() {
-  std::unordered_set<std::string_view> used{kRopeFactors};
+  std::unordered_set<std::string_view> used{kRopeFactors, kShortFactors, kLongFactors};
   for (const auto& [name, entry] : entries_) used.insert(entry.info->name);
   std::vector<std::string> extra;
   for (const GgufTensorInfo& info : file_.header().tensors)

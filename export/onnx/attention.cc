@@ -24,13 +24,35 @@ class AttentionBase : public OnnxAttention {
   }
   // position * frequency, [batch, sequence, head_dim / 2] with `axes` of size one put in.
   OnnxValue angles(const OnnxValue& positions, const std::vector<int64_t>& axes) {
-    g_.named_floats(kOnnxRopeFrequencies, rope_frequencies(c_));
     const OnnxValue column = g_.node("Unsqueeze", {g_.cast(positions, DType::kF32), g_.ints(axes)});
-    return g_.node("Mul", {column, kOnnxRopeFrequencies});
+    return g_.node("Mul", {column, frequencies(positions)});
+  }
+  // With the attention factor of the rotary embedding.
+  OnnxValue scaled(const OnnxValue& turns) {
+    if (c_.rope.attention_factor == 1.0) return turns;
+    return g_.node("Mul", {turns, g_.number(static_cast<float>(c_.rope.attention_factor))});
+  }
+  void turn(const OnnxValue& angles) {
+    g_.set_scope("turns");
+    cos_ = scaled(g_.node("Cos", {angles}));
+    sin_ = scaled(g_.node("Sin", {angles}));
   }
 
   OnnxGraph& g_;
   const ModelConfig& c_;
+  OnnxValue cos_, sin_;
+
+ private:
+  // A pass whose positions reach beyond the original context has longrope's frequencies for long sequences.
+  OnnxValue frequencies(const OnnxValue& positions) {
+    g_.named_floats(kOnnxRopeFrequencies, rope_frequencies(c_));
+    if (c_.rope.scaling != RopeScaling::kLongRope) return kOnnxRopeFrequencies;
+    const int64_t original = c_.rope.original_context;
+    g_.named_floats(kOnnxLongFrequencies, rope_frequencies(c_, original + 1));
+    const OnnxValue last = g_.node("ReduceMax", {positions}, {{"keepdims", int64_t{0}}});
+    const OnnxValue longer = g_.node("GreaterOrEqual", {last, g_.integer(original)});
+    return g_.node("Where", {longer, kOnnxLongFrequencies, kOnnxRopeFrequencies});
+  }
 };
 
 class StandardAttention : public AttentionBase {
@@ -39,9 +61,7 @@ class StandardAttention : public AttentionBase {
 
   void prepare(const OnnxPositions& inputs) override {
     g_.set_scope("positions");
-    const OnnxValue turned = angles(inputs.positions, {1, 3});  // [batch, 1, sequence, d/2]
-    cos_ = g_.node("Cos", {turned});
-    sin_ = g_.node("Sin", {turned});
+    turn(angles(inputs.positions, {1, 3}));  // [batch, 1, sequence, d/2]
     g_.set_scope("mask");
     const OnnxValue sequence = size_of_axis(inputs.ids, 1), total = size_of_axis(inputs.mask, 1);
     const OnnxValue zero = g_.integer(0), one = g_.integer(1), first = g_.ints({0});
@@ -96,7 +116,7 @@ class StandardAttention : public AttentionBase {
     return present;
   }
 
-  OnnxValue cos_, sin_, scores_shape_, grouped_shape_;
+  OnnxValue scores_shape_, grouped_shape_;
   std::map<int64_t, OnnxValue> visible_;  // by window
 };
 
@@ -110,8 +130,7 @@ class GroupedAttention : public AttentionBase {
   void prepare(const OnnxPositions& inputs) override {
     g_.set_scope("positions");
     const OnnxValue table = reshape(angles(inputs.positions, {2}), {-1, c_.head_dim / 2});  // [batch * sequence, d/2]
-    cos_ = g_.node("Cos", {table});
-    sin_ = g_.node("Sin", {table});
+    turn(table);
     const OnnxValue count = g_.node("Squeeze", {size_of_axis(table, 0), g_.ints({0})});
     const OnnxValue rows = g_.node("Range", {g_.integer(0), count, g_.integer(1)});
     row_of_token_ = g_.node("Reshape", {rows, g_.node("Shape", {inputs.ids})});
@@ -148,7 +167,7 @@ class GroupedAttention : public AttentionBase {
     return g_.node("RotaryEmbedding", {x, row_of_token_, cos_, sin_}, {}, kMicrosoft);
   }
 
-  OnnxValue cos_, sin_, row_of_token_, total_, last_, bias_;
+  OnnxValue row_of_token_, total_, last_, bias_;
 };
 
 }  // namespace

@@ -16,7 +16,7 @@ struct OnnxPositions {
   OnnxValue positions;  // [batch, sequence]
 };
 
-inline constexpr const char* kOnnxRopeFrequencies = "rope.frequencies";
+inline constexpr const char *kOnnxRopeFrequencies = "rope.frequencies", *kOnnxLongFrequencies = "rope.frequencies.long";
 
 class OnnxAttention {
  public:

@@ -44,6 +44,9 @@ std::vector<ConfigNumber> numbers_of(const ModelConfig& c, const std::string& pl
   size("tied embeddings", c.tied_embeddings);
   add("norm epsilon", {c.norm_eps});
   add("rotary frequencies", as_doubles(rope_frequencies(c)));
+  if (c.rope.scaling == RopeScaling::kLongRope)
+    add("rotary frequencies of long sequences", as_doubles(rope_frequencies(c, c.rope.original_context + 1)));
+  add("rotary scale", {c.rope.attention_factor});
   add("windows", as_doubles(c.windows));
   add("attention scale", {1 / std::sqrt(static_cast<double>(c.head_dim))});
   if (c.bos_id) size("BOS token", *c.bos_id);

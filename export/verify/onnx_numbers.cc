@@ -43,8 +43,10 @@ class GraphNumbers {
       if (node.type == "Add") read_norm(node);
       if (node.type == "GroupQueryAttention") read_grouped(node);
       if (node.type == "Where" && layer_of(node.name)) windows_[*layer_of(node.name)] = window_of(node.inputs.at(0));
+      if (node.type == "Where" && node.name.starts_with("positions/")) read_choice(node);
       if (node.type == "Mul") read_product(node);
     }
+    add("rotary scale", rotary_scale_);
     add("layers", static_cast<double>(windows_.size()));
     std::vector<double> windows;
     for (const auto& [layer, window] : windows_) windows.push_back(window);
@@ -75,9 +77,17 @@ class GraphNumbers {
   void read_product(const OnnxNode& node) {
     if (node.inputs.size() != 2) return;
     const auto factor = constant(node.inputs[1]);
-    if (!factor) return;
+    if (!factor || factor->empty()) return;
     if (node.name.starts_with("positions/")) numbers_.push_back({kPlace, "rotary frequencies", *factor});
+    if (node.name.starts_with("turns/")) rotary_scale_ = factor->front();
     if (layer_of(node.name)) numbers_.push_back({kPlace, "attention scale", *factor});
+  }
+  // Between the frequencies of long sequences and those of others.
+  void read_choice(const OnnxNode& node) {
+    if (node.inputs.size() != 3) return;
+    const auto longer = constant(node.inputs[1]), others = constant(node.inputs[2]);
+    if (longer) numbers_.push_back({kPlace, "rotary frequencies of long sequences", *longer});
+    if (others) numbers_.push_back({kPlace, "rotary frequencies", *others});
   }
 
   void read_grouped(const OnnxNode& node) {
@@ -105,6 +115,7 @@ class GraphNumbers {
 
   const OnnxParts& parts_;
   std::map<std::string, const OnnxNode*> producers_;
+  double rotary_scale_ = 1;
   std::map<int64_t, double> windows_;  // by layer
   std::vector<ConfigNumber> numbers_;
 };

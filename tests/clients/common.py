@@ -70,6 +70,10 @@ def keep_tied_head(scheme):
 def exported(model, output, *options):
     """Exports and lets `verify` prove that nothing was lost."""
     retort("export", model, "--output", output, *options)
+    return verified(output, model)
+
+
+def verified(output, model):
     proof = retort("verify", output, "--against", model)
     for key in ("codes_different", "scales_different", "values_different"):
         assert proof[key] == 0, proof

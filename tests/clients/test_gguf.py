@@ -1,12 +1,10 @@
 """llama.cpp, through llama-cpp-python, loads what `retort export --format gguf` writes and computes what we compute."""
-import json
 import re
 import unittest
 
 import gguf
 import llama_cpp
 import numpy as np
-from safetensors.numpy import load_file
 
 import common
 from common import retort
@@ -21,7 +19,7 @@ RANDOM_TOLERANCE = 0.2  # large random weights carry the rounding of the activat
 def load(path, context):
     return llama_cpp.Llama(model_path=str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True,
                            n_threads=1, n_threads_batch=1, type_k=F32_CACHE, type_v=F32_CACHE, flash_attn=False,
-                           verbose=False)
+                           yarn_beta_fast=-1.0, yarn_beta_slow=-1.0, verbose=False)
 
 
 def logits_of(llama, ids):
@@ -153,49 +151,6 @@ class Teacher(unittest.TestCase):
         common.flip_byte(path, tensor.data_offset + 5)
         proof = retort("verify", path, "--against", model, code=3)
         self.assertGreater(proof["codes_different"], 0)
-
-
-class Families(unittest.TestCase):
-    """Every family against the logits of transformers in tests/golden."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.dir = common.workspace(cls)
-
-    def test_logits(self):
-        for family in common.FAMILIES:
-            golden = load_file(family / "golden.safetensors")
-            ids = golden["input_ids"][0].tolist()
-            for kind in ("f32", "q8_0"):
-                with self.subTest(family=family.name, kind=kind):
-                    base = self.dir / family.name / kind
-                    model = common.family_model(family, base / "model")
-                    if self.refused(model, base):
-                        continue
-                    if kind == "f32":
-                        path = common.exported(model, base / "model.gguf", "--format", "gguf", "--type", "f32")
-                        self.compare(path, ids, golden["logits"][0], TOLERANCE["f32"])
-                    else:
-                        model = common.quantized(model, base / "quantized", kind)
-                        path = common.exported(model, base / "model.gguf", "--format", "gguf")
-                        self.compare(path, ids, common.logits(model, ids), RANDOM_TOLERANCE)
-
-    def refused(self, model, base):
-        """llama.cpp's qwen3 has no place for the biases that Qwen3's configuration can ask for."""
-        config = json.loads((model / "config.json").read_text())
-        if config["model_type"] != "qwen3" or not config.get("attention_bias"):
-            return False
-        refusal = retort("export", model, "--output", base / "no.gguf", "--format", "gguf", code=1)
-        self.assertIn("q_proj.bias", refusal)
-        return True
-
-    def compare(self, path, ids, expected, tolerance):
-        """Over the context that the file declares: llama.cpp has no sliding window, so it ends with the window."""
-        fields = gguf.GGUFReader(path).fields
-        context = fields[fields["general.architecture"].contents() + ".context_length"].contents()
-        ids, expected = ids[:context], expected[:context]
-        theirs = logits_of(load(path, 64), ids)
-        self.assertLess(np.abs(theirs - expected).max(), tolerance * np.abs(expected).max())
 
 
 @unittest.skipUnless((common.DATA / "quantized/gguf").exists(), "the data set is not beside the checkout")

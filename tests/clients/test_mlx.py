@@ -106,28 +106,5 @@ class Teacher(Case):
         self.assertGreater(proof["codes_different"], 0)
 
 
-class Families(Case):
-    def test_logits(self):
-        for family in common.FAMILIES:
-            with self.subTest(family=family.name):
-                # Rows of 40 and 48 columns, which no group of MLX divides, stay as they are.
-                model = common.quantized(common.family_model(family, self.dir / family.name),
-                                         self.dir / f"{family.name}.int4", "int4-g32-sym", "--keep",
-                                         "*.o_proj.weight=f32")
-                options = ["export", model, "--output", self.dir / f"{family.name}.mlx", "--format", "mlx"]
-                if family.name == "qwen3-sliding":
-                    self.assertIn("no biases in attention", common.retort(*options, code=1))
-                    continue
-                directory = common.exported(model, options[3], "--format", "mlx")
-                window = json.loads((family / "config.json").read_text()).get("sliding_window")
-                ids = list(range(3, 3 + (window or 40)))
-                loaded, _, config = load(directory)
-                if window:
-                    self.assertEqual(config["max_position_embeddings"], window)
-                expected = common.logits(model, ids)
-                self.close(logits(loaded, ids), expected)
-                self.close(cached_logits(loaded, ids, len(ids) - 4), expected[-4:])
-
-
 if __name__ == "__main__":
     unittest.main()

@@ -78,6 +78,53 @@ TEST(Config, ReadsBothGenerationsOfRopeKeys) {
   EXPECT_NE(rope_frequencies(a), rope_frequencies(parse_config(tiny("llama"), "plain")));
 }
 
+// Numbers of transformers 5.23 (modeling_rope_utils.py): for yarn and longrope, as published and with every key set.
+struct RopeCase {
+  const char* settings;
+  std::vector<float> frequencies, long_frequencies;
+  double attention_factor;
+};
+
+TEST(Config, RopeScalingsAreThoseOfTransformers) {
+  const RopeCase cases[] = {
+      {R"({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32})",
+       {1.0f, 0.197642356f, 0.0250000004f, 0.00790569466f, 0.00249999994f, 0.000790569466f, 0.00025f, 7.90569466e-05f},
+       {1.0f, 0.197642356f, 0.0250000004f, 0.00790569466f, 0.00249999994f, 0.000790569466f, 0.00025f, 7.90569466e-05f},
+       1.138629436111989},
+      {R"({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0,
+           "beta_slow": 0.5, "truncate": false, "mscale": 0.7, "mscale_all_dim": 1.3})",
+       {1.0f, 0.212468684f, 0.0256643984f, 0.00790569466f, 0.0025f, 0.000790569466f, 0.00025f, 7.90569466e-05f},
+       {1.0f, 0.212468684f, 0.0256643984f, 0.00790569466f, 0.0025f, 0.000790569466f, 0.00025f, 7.90569466e-05f},
+       0.9295234923939468},
+      {R"({"rope_type": "longrope", "original_max_position_embeddings": 32,
+           "short_factor": [1, 1.1, 1.2, 1.4, 1.6, 2, 2.5, 3], "long_factor": [1, 1.3, 2, 3, 4, 6, 8, 9]})",
+       {1.0f, 0.287479758f, 0.0833333358f, 0.022587698f, 0.00625f, 0.00158113893f, 0.0004f, 0.000105409257f},
+       {1.0f, 0.243252128f, 0.05f, 0.010540925f, 0.0025f, 0.00052704633f, 0.000125f, 3.51364179e-05f},
+       1.1832159566199232},
+  };
+  for (const RopeCase& expected : cases) {
+    Json json = tiny("llama");
+    json["head_dim"] = 16;
+    json["rope_scaling"] = Json::parse(expected.settings);
+    const ModelConfig config = parse_config(json, "rope");
+    EXPECT_NEAR(config.rope.attention_factor, expected.attention_factor, 1e-12);
+    const std::vector<float> within = rope_frequencies(config, 32), beyond = rope_frequencies(config, 33);
+    for (size_t i = 0; i < 8; ++i) {
+      EXPECT_NEAR(within[i], expected.frequencies[i], 4e-7f * expected.frequencies[i]) << expected.settings << i;
+      EXPECT_NEAR(beyond[i], expected.long_frequencies[i], 4e-7f * expected.long_frequencies[i]) << i;
+    }
+  }
+}
+
+TEST(Config, TheOriginalContextMayStandBesideTheSettings) {
+  Json json = tiny("llama");
+  json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", nullptr}};
+  json["original_max_position_embeddings"] = 32;
+  const ModelConfig config = parse_config(json, "rope");
+  EXPECT_EQ(config.rope.original_context, 32);
+  EXPECT_EQ(config.rope.factor, 4.0);  // 128 / 32
+}
+
 TEST(Config, WindowsFollowTheFamily) {
   Json mistral = tiny("mistral");
   mistral["sliding_window"] = 16;
@@ -106,7 +153,10 @@ TEST(Config, RefusesByName) {
   const Refusal refusals[] = {
       {{{"model_type", "gpt_oss"}}, "gpt_oss"},
       {{{"hidden_act", "gelu"}}, "gelu"},
-      {{{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2.0}}}}, "yarn"},
+      {{{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}}, "dynamic"},
+      {{{"rope_scaling", {{"rope_type", "yarn"}, {"factor", -2.0}}}}, "factor"},
+      {{{"rope_scaling", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 0}}}}, "original_max"},
+      {{{"rope_scaling", {{"rope_type", "longrope"}, {"short_factor", {1, 1}}}}}, "short_factor"},
       {{{"num_key_value_heads", 3}}, "num_key_value_heads"},
       {{{"hidden_size", -1}}, "hidden_size"},
       {{{"hidden_size", 99999999999}}, "hidden_size"},

@@ -367,7 +367,8 @@ TEST(GgufModel, RefusesByNameWhatItDoesNotRead) {
   EXPECT_THAT(set("general.architecture", std::string("mamba")), HasSubstr("mamba"));
   EXPECT_THAT(set("llama.expert_count", uint32_t{8}), HasSubstr("experts"));
   EXPECT_THAT(set("llama.rope.dimension_count", uint32_t{8}), HasSubstr("rotary"));
-  EXPECT_THAT(set("llama.rope.scaling.type", std::string("yarn")), HasSubstr("yarn"));
+  EXPECT_THAT(set("llama.rope.scaling.type", std::string("ntk")), HasSubstr("ntk"));
+  EXPECT_THAT(set("llama.rope.scaling.type", std::string("longrope")), HasSubstr("short_factor"));
   EXPECT_THAT(set("llama.attention.value_length", uint32_t{8}), HasSubstr("different lengths"));
   EXPECT_THAT(set("llama.attention.head_count", uint32_t{0}), HasSubstr("head_count"));
   EXPECT_THAT(set("llama.block_count", uint32_t{4}), HasSubstr("blk.3.attn_norm.weight"));
@@ -405,13 +406,13 @@ TEST(GgufModel, DividesFrequenciesByTheStoredFactors) {
                      {"llama.attention.layer_norm_rms_epsilon", 1e-6f}};
   header.tensors = {{"token_embd.weight", 0, {32, 64}, 0, 0}};
   const ModelConfig plain = parse_config(config_of_gguf(header, {}, "x"), "x");
-  const ModelConfig divided = parse_config(config_of_gguf(header, factors, "x"), "x");
+  const ModelConfig divided = parse_config(config_of_gguf(header, {factors, {}, {}}, "x"), "x");
   EXPECT_TRUE(plain.tied_embeddings);
   EXPECT_EQ(plain.rope.theta, 5e5);
   for (size_t i = 0; i < factors.size(); ++i)
     EXPECT_FLOAT_EQ(rope_frequencies(divided)[i] * static_cast<float>(factors[i]), rope_frequencies(plain)[i]) << i;
-  EXPECT_THROW(parse_config(config_of_gguf(header, {1, 2}, "x"), "x"), Error);
-  EXPECT_THROW(parse_config(config_of_gguf(header, {1, 1, 2, 4, 8, 8, 8, -8}, "x"), "x"), Error);
+  EXPECT_THROW(parse_config(config_of_gguf(header, {{1, 2}, {}, {}}, "x"), "x"), Error);
+  EXPECT_THROW(parse_config(config_of_gguf(header, {{1, 1, 2, 4, 8, 8, 8, -8}, {}, {}}, "x"), "x"), Error);
 }
 
 TEST(GgufModel, GivesTheVocabulary) {

@@ -48,6 +48,22 @@ VARIANTS = {
     "qwen3-sliding": Qwen3Config(
         **SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=True, use_sliding_window=True,
         sliding_window=16, max_window_layers=1, rope_parameters=rope()),
+    "llama-yarn": LlamaConfig(
+        **{**SIZES, "max_position_embeddings": 128}, head_dim=16,
+        rope_parameters=rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=4.0)),
+    "qwen3-yarn": Qwen3Config(
+        **{**SIZES, "max_position_embeddings": 128}, head_dim=16,
+        rope_parameters=rope(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=32,
+                             attention_factor=0.8, truncate=False)),
+    "mistral-longrope": MistralConfig(
+        **{**SIZES, "max_position_embeddings": 128}, head_dim=16, sliding_window=None,
+        rope_parameters=rope(rope_type="longrope", original_max_position_embeddings=32,
+                             short_factor=[1.0, 1.1, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0],
+                             long_factor=[1.0, 1.3, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0])),
+    "qwen2-yarn": Qwen2Config(
+        **{**SIZES, "max_position_embeddings": 128},
+        rope_parameters=rope(rope_type="yarn", rope_theta=1000.0, factor=4.0, original_max_position_embeddings=32,
+                             attention_factor=1.3)),
 }
 
 
