@@ -70,7 +70,6 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
     config.erase("torch_dtype");
     config["dtype"] = torch_name(*type_);
     config["quantization_config"] = settings();
-    if (!notes().empty()) config["retort"] = {{"fallbacks", notes()}};
   }
 
  private:

@@ -68,7 +68,7 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
     if (!planned.dense && !format.integers) planned.dense = DType::kF32;
     if (!planned.dense) plan_quantized(source, options, writer, planned);
     if (format.vectors_in_f32 && tensor.shape.size() == 1) planned.dense = DType::kF32;
-    if (planned.dense == DType::kF16) check_f16_range(source, tensor);
+    if (planned.dense == DType::kF16) check_f16_range(source, tensor, context.threads);
     plan.push_back(std::move(planned));
   }
   return plan;
@@ -133,7 +133,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   writer->begin(output, plan);
   for (const PlannedTensor& planned : plan) {
     context.check_interrupted();
-    writer->write(planned);
+    writer->write(planned, context.threads);
     context.progress.update(++summary.tensors, planned.tensor->name);
     summary.quantized += planned.dense ? 0 : 1;
     if (!planned.fallback.empty()) summary.fallbacks.emplace_back(planned.tensor->name, planned.fallback);

@@ -66,12 +66,12 @@ class GgufExporter : public ArtifactWriter {
     for (const auto& [name, values] : factors) writer_->append(std::as_bytes(std::span(values)));
   }
 
-  void write(const PlannedTensor& planned) override {
+  void write(const PlannedTensor& planned, ThreadPool& threads) override {
     const ModelTensor& tensor = *planned.tensor;
-    if (!planned.dense) return write_blocks(planned);
+    if (!planned.dense) return write_blocks(planned, threads);
     const auto append = [&](std::span<const std::byte> bytes) { writer_->append(bytes); };
-    if (!is_permuted(planned)) return stream_dense(source_, tensor, *planned.dense, append);
-    const auto bytes = read_dense(source_, tensor, *planned.dense);
+    if (!is_permuted(planned)) return stream_dense(source_, tensor, *planned.dense, append, threads);
+    const auto bytes = read_dense(source_, tensor, *planned.dense, threads);
     const size_t row_bytes = bytes.size() / static_cast<size_t>(tensor.rows());
     for (const int64_t row : row_order(tensor))
       append(std::span(bytes).subspan(static_cast<size_t>(row) * row_bytes, row_bytes));
@@ -108,7 +108,7 @@ class GgufExporter : public ArtifactWriter {
     return interleaved_order(tensor.rows(), source_.config().head_dim);
   }
 
-  void write_blocks(const PlannedTensor& planned) {
+  void write_blocks(const PlannedTensor& planned, ThreadPool& threads) {
     const Scheme& scheme = planned.tensor->scheme;
     const PackedFormat& format = packed_format(name_of(block_scheme(scheme)));
     const int64_t head_dim = source_.config().head_dim;
@@ -119,7 +119,8 @@ class GgufExporter : public ArtifactWriter {
       return format.pack(rows);
     };
     stream_packed(source_, *planned.tensor, {.multiple = permuted ? head_dim : 1, .row_axis = 0, .pack = pack},
-                  {[](const PackedPart&) {}, [&](std::span<const std::byte> bytes) { writer_->append(bytes); }});
+                  {[](const PackedPart&) {}, [&](std::span<const std::byte> bytes) { writer_->append(bytes); }},
+                  threads);
   }
 
   const ModelSource& source_;

@@ -172,16 +172,7 @@ const FileType& file_type(const GgufLayerTypes& types) {
 
 // How the numbers came about, as far as the model says so, and what its tokenizer and chat template are.
 void add_provenance(Metadata& meta, const ModelSource& source) {
-  const Provenance provenance = provenance_of(source);
-  const std::array<std::pair<const char*, const std::string*>, 5> kTexts{{
-      {"retort.scheme", &provenance.scheme},
-      {"retort.method", &provenance.method},
-      {"retort.calibration", &provenance.calibration},
-      {"retort.tokenizer_digest", &provenance.tokenizer_digest},
-      {"retort.template_digest", &provenance.template_digest},
-  }};
-  for (const auto& [key, text] : kTexts)
-    if (!text->empty()) meta.text(key, *text);
+  for (const auto& [name, text] : provenance_of(source).entries()) meta.text("retort." + name, text);
 }
 
 void check_rope(const ModelConfig& c) {

@@ -1,5 +1,7 @@
 // GPTQ checkpoints: safetensors with qweight, qzeros, scales and g_idx for each linear layer, and the settings in
 // config.json and quantize_config.json. One width and one group size serve the whole model.
+#include <atomic>
+
 #include "core/base/files.h"
 #include "core/pack/packed_format.h"
 #include "core/pack/parts.h"
@@ -21,7 +23,7 @@ class GptqExporter : public ModuleCheckpoint {
  protected:
   int row_axis() const override { return 1; }
   std::vector<PackedPart> parts_of(const PlannedTensor&, QuantizedMatrix matrix) override {
-    activation_order_ = activation_order_ || !groups_in_order(matrix);
+    if (!groups_in_order(matrix)) activation_order_ = true;
     return layout_.pack(in_uniform(std::move(matrix), scheme_));
   }
 
@@ -37,7 +39,7 @@ class GptqExporter : public ModuleCheckpoint {
     Json json{{"quant_method", "gptq"},
               {"bits", scheme_.bits},
               {"group_size", scheme_.granularity == Granularity::kGroup ? scheme_.group : -1},
-              {"desc_act", activation_order_},
+              {"desc_act", activation_order_.load()},
               {"sym", scheme_.symmetric},
               {"lm_head", false},
               {"true_sequential", false},
@@ -58,7 +60,7 @@ class GptqExporter : public ModuleCheckpoint {
 
   const Scheme scheme_;
   const PackedFormat& layout_;
-  bool activation_order_ = false;
+  std::atomic<bool> activation_order_ = false;
 };
 
 }  // namespace

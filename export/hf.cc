@@ -16,7 +16,7 @@ class HfExporter : public ArtifactWriter {
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
     directory_ = path;
     weights_ = std::make_unique<SafetensorsWriter>(path);
-    config_ = plain_config(source_.config());
+    config_ = artifact_config(source_, fallback_notes(plan));
     // Loaders convert to the type that the configuration names: it must be the widest that is stored.
     DType widest = *plan.front().dense;
     for (const PlannedTensor& planned : plan)
@@ -25,10 +25,11 @@ class HfExporter : public ArtifactWriter {
     config_["dtype"] = torch_name(widest);
   }
 
-  void write(const PlannedTensor& planned) override {
+  void write(const PlannedTensor& planned, ThreadPool& threads) override {
     weights_->begin(planned.tensor->name, *planned.dense, planned.tensor->shape);
-    stream_dense(source_, *planned.tensor, *planned.dense,
-                 [&](std::span<const std::byte> bytes) { weights_->append(bytes); });
+    stream_dense(
+        source_, *planned.tensor, *planned.dense, [&](std::span<const std::byte> bytes) { weights_->append(bytes); },
+        threads);
   }
 
   void finish() override {

@@ -108,7 +108,6 @@ class MlxExporter : public ModuleCheckpoint {
       if (module.settings != common) quantization[module.name] = module.settings;
     config["quantization"] = quantization;
     config["quantization_config"] = std::move(quantization);
-    if (!notes().empty()) config["retort"] = {{"fallbacks", notes()}};
     restate(config, source().config());
   }
 

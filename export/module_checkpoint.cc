@@ -75,12 +75,12 @@ void ModuleCheckpoint::begin(const std::filesystem::path& path, std::span<const 
   notes_ = fallback_notes(plan);
 }
 
-void ModuleCheckpoint::write(const PlannedTensor& planned) {
+void ModuleCheckpoint::write(const PlannedTensor& planned, ThreadPool& threads) {
   const ModelTensor& tensor = *planned.tensor;
   if (planned.dense) {
     weights_->begin(tensor.name, *planned.dense, tensor.shape);
-    return stream_dense(source_, tensor, *planned.dense,
-                        [&](std::span<const std::byte> bytes) { weights_->append(bytes); });
+    return stream_dense(
+        source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }, threads);
   }
   const auto pack = [&](QuantizedMatrix rows, int64_t) { return parts_of(planned, std::move(rows)); };
   const auto begin = [&](const PackedPart& part) {
@@ -88,13 +88,13 @@ void ModuleCheckpoint::write(const PlannedTensor& planned) {
   };
   stream_packed(source_, tensor,
                 {.multiple = row_axis() < 0 ? tensor.rows() : 32, .row_axis = std::max(row_axis(), 0), .pack = pack},
-                {begin, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }});
+                {begin, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }}, threads);
 }
 
 void ModuleCheckpoint::finish() {
   weights_->finish();
   write_side_files(source_, directory_);
-  Json config = plain_config(source_.config());
+  Json config = artifact_config(source_, notes_);
   describe(config);
   write_text_file(directory_ / "config.json", config.dump(2) + "\n");
 }

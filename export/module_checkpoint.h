@@ -27,7 +27,7 @@ QuantizedMatrix in_uniform(QuantizedMatrix matrix, const Scheme& uniform);
 class ModuleCheckpoint : public ArtifactWriter {
  public:
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override;
-  void write(const PlannedTensor& planned) override;
+  void write(const PlannedTensor& planned, ThreadPool& threads) override;
   void finish() override;
 
  protected:
@@ -35,7 +35,7 @@ class ModuleCheckpoint : public ArtifactWriter {
   // Along which axis of two-dimensional parts the rows of the matrix lie: they are then made and joined a run of 32
   // rows or several at a time. Below 0: parts_of needs the whole matrix.
   virtual int row_axis() const { return -1; }
-  // The tensors of one matrix, or of a run of its rows, named without the module.
+  // The tensors of one matrix, or of a run of its rows, named without the module. Several threads make runs.
   virtual std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) = 0;
   // Called when all tensors are written: adds to config.json, and writes other files.
   virtual void describe(Json& config) = 0;

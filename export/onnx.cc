@@ -36,25 +36,27 @@ class OnnxExporter : public ArtifactWriter {
       weights[planned.tensor->name] = planned.dense ? parse_scheme(name_of(*planned.dense)) : planned.tensor->scheme;
     const OnnxWeightNodes nodes(graph_, source_.config(), weights, operators_, accuracy_level_);
     build_onnx_decoder(graph_, source_.config(), nodes, operators_);
-    for (const std::string& note : fallback_notes(plan))
+    fallbacks_ = fallback_notes(plan);
+    for (const std::string& note : fallbacks_)
       notes_.emplace_back("retort.fallback." + std::to_string(notes_.size()), note);
   }
 
-  void write(const PlannedTensor& planned) override {
+  void write(const PlannedTensor& planned, ThreadPool& threads) override {
     const ModelTensor& tensor = *planned.tensor;
     if (planned.dense) {
       begin_tensor();
-      stream_dense(source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { data_->write(bytes); });
+      stream_dense(
+          source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { data_->write(bytes); }, threads);
       return end_tensor(tensor.name, onnx_type(*planned.dense), tensor.shape);
     }
-    write_packed(planned);
+    write_packed(planned, threads);
   }
 
   void finish() override {
     data_->close();
     graph_.save(directory_ / "model.onnx", notes_);
     write_side_files(source_, directory_);
-    write_text_file(directory_ / "config.json", plain_config(source_.config()).dump(2) + "\n");
+    write_text_file(directory_ / "config.json", artifact_config(source_, fallbacks_).dump(2) + "\n");
     write_text_file(directory_ / "genai_config.json",
                     genai_config(source_, operators_, accuracy_level_).dump(2) + "\n");
   }
@@ -64,7 +66,7 @@ class OnnxExporter : public ArtifactWriter {
     return name == "standard" ? OnnxOperators::kStandard : OnnxOperators::kContrib;
   }
   // Each part is a tensor of its own, that ends where the next begins.
-  void write_packed(const PlannedTensor& planned) {
+  void write_packed(const PlannedTensor& planned, ThreadPool& threads) {
     const PackedFormat& format = layout_of(planned);
     const bool transposed = format.name == kTransposed;
     const int64_t rows = planned.tensor->rows();
@@ -82,7 +84,7 @@ class OnnxExporter : public ArtifactWriter {
                   {.multiple = whole ? rows : 32,
                    .row_axis = transposed ? 1 : 0,
                    .pack = [&](QuantizedMatrix run, int64_t) { return format.pack(run); }},
-                  {begin, [&](std::span<const std::byte> bytes) { data_->write(bytes); }});
+                  {begin, [&](std::span<const std::byte> bytes) { data_->write(bytes); }}, threads);
     end();
   }
 
@@ -125,6 +127,7 @@ class OnnxExporter : public ArtifactWriter {
   std::unique_ptr<OutputFile> data_;
   uint64_t begin_ = 0;
   OnnxGraph graph_;
+  std::vector<std::string> fallbacks_;
   std::vector<std::pair<std::string, std::string>> notes_;
 };
 

@@ -27,20 +27,37 @@ std::string calibration_of(const Json& report) {
 
 std::string tokenizer_digest(const ModelSource& source) {
   if (source.side_file("tokenizer.json") == nullptr && source.side_file("tokenizer.model") == nullptr) return {};
+  const auto tokenizer = source.tokenizer();
+  const Vocabulary& vocabulary = tokenizer->vocabulary();
   std::string ids;
-  for (const int32_t id : source.tokenizer()->encode(hard_text(), true)) ids += std::to_string(id) + ",";
+  for (const int32_t id : tokenizer->encode(hard_text(), true)) ids += std::to_string(id) + ",";
+  for (const auto& id : {vocabulary.bos, vocabulary.eos, vocabulary.unknown, vocabulary.padding})
+    ids += id ? ";" + std::to_string(*id) : std::string(";");
+  for (const bool added : {vocabulary.add_bos, vocabulary.add_eos}) ids += added ? "+" : "-";
   return digest_of(ids);
 }
 
 }  // namespace
 
+std::vector<std::pair<std::string, std::string>> Provenance::entries() const {
+  std::vector<std::pair<std::string, std::string>> all{{"scheme", scheme},
+                                                       {"method", method},
+                                                       {"calibration", calibration},
+                                                       {"tokenizer_digest", tokenizer_digest},
+                                                       {"template_digest", template_digest}};
+  std::erase_if(all, [](const auto& entry) { return entry.second.empty(); });
+  return all;
+}
+
 Provenance provenance_of(const ModelSource& source) {
   Provenance provenance;
   const fs::path report = source.path() / "retort.json";
   if (fs::is_regular_file(report)) provenance.report = read_json_file(report);
-  provenance.scheme = text_at(provenance.report, "scheme");
-  provenance.method = text_at(provenance.report, "method");
-  provenance.calibration = calibration_of(provenance.report);
+  const Json carried = json_value(source.config().json, "retort", Json::object(), "config.json");
+  const Json& said = provenance.report.is_null() ? carried : provenance.report;
+  provenance.scheme = text_at(said, "scheme");
+  provenance.method = text_at(said, "method");
+  provenance.calibration = provenance.report.is_null() ? text_at(said, "calibration") : calibration_of(said);
   provenance.tokenizer_digest = tokenizer_digest(source);
   if (const std::string chat = source.chat_template(); !chat.empty()) provenance.template_digest = digest_of(chat);
   return provenance;

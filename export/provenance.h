@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/checkpoint/model_source.h"
 
@@ -9,11 +11,16 @@ namespace retort {
 
 struct Provenance {
   std::string scheme, method, calibration;  // from the report that `quantize` left; calibration: how much text
-  std::string tokenizer_digest;             // of the ids of the text that verify compares; empty: no tokenizer
+  std::string tokenizer_digest;             // of the ids of the text that verify compares, of the ids of special
+                                            // tokens and of the rules for BOS and EOS; empty: no tokenizer
   std::string template_digest;              // of the chat template; empty: none
   Json report;                              // retort.json beside the weights; null: none
+
+  // What an artifact carries, by name: the texts above that are not empty.
+  std::vector<std::pair<std::string, std::string>> entries() const;
 };
 
+// An artifact that is a model again says what it carries.
 Provenance provenance_of(const ModelSource& source);
 // "_name_or_path" of the configuration, when it names a repository; else empty.
 std::string base_model_of(const ModelConfig& config);

@@ -6,43 +6,56 @@
 
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "export/provenance.h"
 
 namespace retort {
 namespace {
 
 constexpr int64_t kChunkElements = int64_t{1} << 20;
 
-// Calls body(first, count) for runs of rows of about kChunkElements elements.
-template <typename Body>
-void for_row_chunks(const ModelTensor& tensor, const Body& body) {
-  const int64_t step = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, tensor.cols()));
-  for (int64_t first = 0; first < tensor.rows(); first += step) body(first, std::min(step, tensor.rows() - first));
+int64_t rows_in_chunk(const ModelTensor& tensor) {
+  return std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, tensor.cols()));
+}
+
+// Makes the runs of `step` rows by all threads, some at a time, and hands them on in their order.
+template <typename Make, typename Take>
+void in_order(const ModelTensor& tensor, int64_t step, ThreadPool& threads, const Make& make, const Take& take) {
+  const int64_t runs = (tensor.rows() + step - 1) / step;
+  std::vector<decltype(make(int64_t{}, int64_t{}))> made(static_cast<size_t>(std::min<int64_t>(runs, threads.size())));
+  const auto rows = [&](int64_t run) { return std::min(step, tensor.rows() - run * step); };
+  for (int64_t begin = 0; begin < runs; begin += static_cast<int64_t>(made.size())) {
+    const int64_t count = std::min<int64_t>(static_cast<int64_t>(made.size()), runs - begin);
+    threads.run(count, [&](int64_t i) { made[static_cast<size_t>(i)] = make((begin + i) * step, rows(begin + i)); });
+    for (int64_t i = 0; i < count; ++i) take(made[static_cast<size_t>(i)], (begin + i) * step, rows(begin + i));
+  }
 }
 
 }  // namespace
 
-void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink) {
-  std::vector<std::byte> bytes;
-  std::vector<float> values;
-  for_row_chunks(tensor, [&](int64_t first, int64_t count) {
+void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
+                  ThreadPool& threads) {
+  const auto make = [&](int64_t first, int64_t count) {
     const auto elements = static_cast<size_t>(count * tensor.cols());
-    bytes.resize(elements * size_of(type));
+    std::vector<std::byte> bytes(elements * size_of(type));
     if (tensor.scheme.dense == type) {
       source.read_dense(tensor, first, count, bytes);
     } else {
-      values.resize(elements);
+      std::vector<float> values(elements);
       source.read_f32(tensor, first, count, values);
       encode_from_f32(type, values, bytes);
     }
-    sink(bytes);
-  });
+    return bytes;
+  };
+  in_order(tensor, rows_in_chunk(tensor), threads, make,
+           [&](const std::vector<std::byte>& bytes, int64_t, int64_t) { sink(bytes); });
 }
 
-std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type) {
+std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type,
+                                  ThreadPool& threads) {
   std::vector<std::byte> all;
   all.reserve(static_cast<size_t>(tensor.elements()) * size_of(type));
-  stream_dense(source, tensor, type,
-               [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
+  const auto append = [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); };
+  stream_dense(source, tensor, type, append, threads);
   return all;
 }
 
@@ -109,28 +122,32 @@ class PartJoiner {
 
 }  // namespace
 
-void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink) {
+void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
+                   ThreadPool& threads) {
   const int64_t wanted = kRunCodes / std::max<int64_t>(1, tensor.cols());
   const int64_t step = std::max(runs.multiple, wanted / runs.multiple * runs.multiple);
   PartJoiner joiner(tensor.rows(), runs.row_axis, sink);
-  for (int64_t first = 0; first < tensor.rows(); first += step) {
-    const int64_t count = std::min(step, tensor.rows() - first);
-    joiner.add(runs.pack(source.read_quantized_rows(tensor, first, count), first), first, count);
-  }
+  in_order(
+      tensor, step, threads,
+      [&](int64_t first, int64_t count) { return runs.pack(source.read_quantized_rows(tensor, first, count), first); },
+      [&](const std::vector<PackedPart>& parts, int64_t first, int64_t count) { joiner.add(parts, first, count); });
   joiner.finish();
 }
 
-void check_f16_range(const ModelSource& source, const ModelTensor& tensor) {
+void check_f16_range(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads) {
   if (tensor.scheme.dense == DType::kF16) return;
   constexpr float kFirstInfinite = 65520;
-  std::vector<float> values;
-  for_row_chunks(tensor, [&](int64_t first, int64_t count) {
-    values.resize(static_cast<size_t>(count * tensor.cols()));
+  const auto largest = [&](int64_t first, int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count * tensor.cols()));
     source.read_f32(tensor, first, count, values);
-    for (const float value : values)
-      if (std::isfinite(value) && std::abs(value) >= kFirstInfinite)
-        fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16",
-             "Use --type bf16 or f32");
+    float most = 0;
+    for (const float value : values) most = std::isfinite(value) && std::abs(value) > std::abs(most) ? value : most;
+    return most;
+  };
+  in_order(tensor, rows_in_chunk(tensor), threads, largest, [&](float value, int64_t, int64_t) {
+    if (std::abs(value) >= kFirstInfinite)
+      fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16",
+           "Use --type bf16 or f32");
   });
 }
 
@@ -170,9 +187,12 @@ int64_t exact_context(const ModelConfig& c) {
   return context;
 }
 
-Json plain_config(const ModelConfig& config) {
-  Json json = config.json;
+Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks) {
+  Json json = source.config().json, self = Json::object();
   json.erase("quantization_config");
+  for (const auto& [name, text] : provenance_of(source).entries()) self[name] = text;
+  if (!fallbacks.empty()) self["fallbacks"] = fallbacks;
+  json["retort"] = self;
   return json;
 }
 

@@ -14,12 +14,14 @@ namespace retort {
 
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 
-// The tensor's rows as `type`, a few MiB at a time.
-void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink);
+// The tensor's rows as `type`, a few MiB at a time. `sink` is called by the calling thread alone.
+void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
+                  ThreadPool& threads);
 // The whole tensor as `type`.
-std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type);
+std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type,
+                                  ThreadPool& threads);
 // Throws when a finite value of the tensor is infinite as f16.
-void check_f16_range(const ModelSource& source, const ModelTensor& tensor);
+void check_f16_range(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads);
 
 // The same numbers in another integer scheme with at least as many codes and with groups that divide the old ones:
 // scales repeated, and for a symmetric scheme zero points moved to the middle. The caller knows that they fit.
@@ -29,7 +31,7 @@ QuantizedMatrix regrouped(const QuantizedMatrix& matrix, const Scheme& scheme);
 struct PackedRuns {
   int64_t multiple = 32;  // of rows in a run, but for the last
   int row_axis = 0;       // of parts of two dimensions and more: 0, the first, or 1, the last; others are of all rows
-  // The parts of rows [first, first + rows.rows): the same names and types for every run.
+  // The parts of rows [first, first + rows.rows): the same names and types for every run. Called by all threads.
   std::function<std::vector<PackedPart>(QuantizedMatrix rows, int64_t first)> pack;
 };
 // A part of the whole tensor: told first by its shape, then its bytes. `part.bytes` is empty.
@@ -38,7 +40,8 @@ struct PartSink {
   ByteSink append;
 };
 // The same bytes as packing the whole matrix. With rows along the first axis, the first part is not held in memory.
-void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink);
+void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
+                   ThreadPool& threads);
 // "bfloat16" and the like, as config.json has them.
 std::string_view torch_name(DType type);
 
@@ -46,8 +49,9 @@ std::string_view torch_name(DType type);
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);
 // Tokens that a program which attends to all of them, without the model's sliding window, computes alike.
 int64_t exact_context(const ModelConfig& config);
-// config.json as the model came with it, less what described its own quantization.
-Json plain_config(const ModelConfig& config);
+// config.json as the model came with it, less what described its own quantization, and with what the artifact says of
+// itself under "retort": its provenance (provenance.h) and `fallbacks`, where there are any.
+Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks);
 // Tokenizer, chat template and generation settings, byte for byte.
 void write_side_files(const ModelSource& source, const std::filesystem::path& directory);
 

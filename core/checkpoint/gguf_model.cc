@@ -9,6 +9,8 @@
 namespace retort {
 namespace {
 
+constexpr std::string_view kOwnKeys = "retort.";
+
 // The metadata of one architecture: key("block_count") is "llama.block_count".
 class Keys {
  public:
@@ -178,6 +180,9 @@ Json config_of_gguf(const GgufHeader& header, const GgufRopeFactors& factors, st
     config["sliding_window"] = keys.required("attention.sliding_window");
   read_token_ids(header, config);
   config["dtype"] = dtype_of(header);
+  for (const auto& [key, value] : header.metadata)  // what the file says of itself, as in a directory
+    if (key.starts_with(kOwnKeys) && std::holds_alternative<std::string>(value))
+      config["retort"][key.substr(kOwnKeys.size())] = std::get<std::string>(value);
   return config;
 }
 

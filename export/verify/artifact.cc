@@ -29,6 +29,11 @@ std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& dire
   return numbers_of(parse_config(read_json_file(path), path.string()), "config.json");
 }
 
+Json self_of_directory(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "config.json";
+  return json_value(read_json_file(path), "retort", Json::object(), path.string());
+}
+
 std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory) {
   return std::make_unique<HfArtifact>(directory);
 }

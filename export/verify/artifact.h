@@ -41,6 +41,8 @@ class ArtifactReader {
   virtual std::string chat_template() const = 0;
   // The configuration numbers that the artifact holds, wherever it does.
   virtual std::vector<ConfigNumber> numbers() const = 0;
+  // What it says of the tokenizer and the chat template that it was made from: the texts of a JSON object by name.
+  virtual Json self() const = 0;
 };
 
 std::unique_ptr<ArtifactReader> open_gguf_artifact(const std::filesystem::path& path, const ModelConfig& config);
@@ -59,6 +61,7 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
 
 // Those of `config.json` in a directory.
 std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory);
+Json self_of_directory(const std::filesystem::path& directory);
 
 // A text that tokenizers trip over: scripts, emoji, runs of white space, control characters. No special tokens.
 std::string_view hard_text();

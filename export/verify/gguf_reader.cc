@@ -30,6 +30,13 @@ class GgufArtifact : public ArtifactReader {
     return numbers_without_windows(numbers_of(source_->config(), "metadata"), config_);
   }
 
+  Json self() const override {
+    Json self = Json::object();
+    for (const char* name : {"tokenizer_digest", "template_digest"})
+      if (const auto text = file_.header().string(std::string("retort.") + name)) self[name] = *text;
+    return self;
+  }
+
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const GgufTensorInfo& info = find(expected);
     if (info.shape != expected.shape) fail_artifact(expected, "it has another shape than in the model");

@@ -61,6 +61,8 @@ class OnnxArtifact : public ArtifactReader {
     return numbers;
   }
 
+  Json self() const override { return self_of_directory(directory_); }
+
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     if (parts_.initializers.contains(expected.name + ".codes")) return read_integers(expected);
     const OnnxInitializer& weight = require(expected, expected.name);

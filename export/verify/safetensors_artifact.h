@@ -19,6 +19,7 @@ class HfArtifact : public ArtifactReader {
   std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(files_, label_); }
   std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
   std::vector<ConfigNumber> numbers() const override { return numbers_of_directory(label_); }
+  Json self() const override { return self_of_directory(label_); }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const StoredTensor& stored = require(expected, expected.name);

@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "core/checkpoint/gguf.h"
+#include "export/provenance.h"
 #include "export/verify/artifact.h"
 
 namespace fs = std::filesystem;
@@ -142,6 +143,8 @@ bool same_rules(const Vocabulary& mine, const Vocabulary& stored, const ModelCon
   if (mine.bos != stored.bos && (mine.bos || stored.bos != config.bos_id)) return differ("it has another BOS token");
   if (mine.eos != stored.eos && (mine.eos || config.eos_ids.empty() || stored.eos != config.eos_ids.front()))
     return differ("it has another EOS token");
+  if (mine.unknown != stored.unknown || mine.padding != stored.padding)
+    return differ("it has another token for the unknown or for padding");
   if (mine.add_bos != stored.add_bos || mine.add_eos != stored.add_eos)
     return differ("it adds BOS or EOS where the model's does not");
   return true;
@@ -165,6 +168,14 @@ bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, Ve
   return true;
 }
 
+// A digest that the artifact carries is that of the model; artifacts of other programs carry none.
+bool same_digest(const Json& self, const char* name, const std::string& digest, VerifyResult& result) {
+  const std::string carried = json_value<std::string>(self, name, "", "retort");
+  if (carried.empty() || carried == digest) return true;
+  result.differences.push_back(std::string(name) + ": " + carried + " instead of " + digest);
+  return false;
+}
+
 }  // namespace
 
 VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Context& context) {
@@ -185,6 +196,10 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
     result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;
   result.template_equal = artifact->chat_template() == model.chat_template();
   if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");
+  const Provenance provenance = provenance_of(model);
+  const Json self = artifact->self();
+  if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
+  if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
   const auto numbers = number_differences(artifact->numbers(), model.config());
   result.numbers_different = static_cast<int64_t>(numbers.size());
   result.differences.insert(result.differences.end(), numbers.begin(), numbers.end());

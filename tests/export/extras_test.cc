@@ -98,6 +98,30 @@ TEST_F(Shards, ThatAreMissingOrInterchangedAreErrors) {
   EXPECT_THAT(error_of_opening(files_[0]), HasSubstr("another"));
 }
 
+TEST_F(Extras, DirectoriesCarryWhatTheyWereMadeFrom) {
+  const auto teacher = open_model(kTeacher);
+  const fs::path first = temp_.path() / "first", second = temp_.path() / "second";
+  for (const fs::path& directory : {first, second}) fs::create_directory(directory);
+  export_model(*teacher, first, {.format = "hf", .type = DType::kF32}, context_);
+  Json config = read_json_file(first / "config.json");
+  EXPECT_EQ(config["retort"]["template_digest"].get<std::string>().size(), 32u);
+  EXPECT_EQ(config["retort"]["tokenizer_digest"].get<std::string>().size(), 32u);
+  EXPECT_TRUE(verify_artifact(first, *teacher, context_).equal());
+  config["retort"]["scheme"] = "int4-g128-sym";  // as if it had been quantized
+  write_text_file(first / "config.json", config.dump());
+  export_model(*open_model(first), second, {.format = "hf", .type = DType::kF32}, context_);
+  Json again = read_json_file(second / "config.json")["retort"];
+  for (const auto& [name, text] : config["retort"].items()) EXPECT_EQ(again[name], text);
+  for (const char* name : {"template_digest", "tokenizer_digest"}) {
+    Json changed = config;
+    changed["retort"][name] = "0";
+    write_text_file(first / "config.json", changed.dump());
+    const VerifyResult result = verify_artifact(first, *teacher, context_);
+    EXPECT_FALSE(result.equal());
+    EXPECT_THAT(result.differences, ::testing::ElementsAre(HasSubstr(name)));
+  }
+}
+
 TEST(Modelfile, HasTheLayoutOfTurnsAndTheStops) {
   const Modelfile file = modelfile_of(*open_model(kTeacher), "model.gguf");
   EXPECT_EQ(file.problem, "");
