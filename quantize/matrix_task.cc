@@ -47,6 +47,17 @@ MatrixTask scaled(const MatrixTask& task, std::span<const float> column_factors,
   return result;
 }
 
+MatrixTask spread_rows(const MatrixTask& task, int64_t rows) {
+  MatrixTask some = task;
+  some.rows = std::min(rows, task.rows);
+  some.read = [read = task.read, rows = some.rows, all = task.rows, cols = task.cols](int64_t first, int64_t count,
+                                                                                      std::span<float> out) {
+    for (int64_t i = 0; i < count; ++i)
+      read((first + i) * all / rows, 1, out.subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols)));
+  };
+  return some;
+}
+
 RETORT_EACH_ISA bool all_finite(std::span<const float> values) {
   uint32_t largest = 0;
   for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);

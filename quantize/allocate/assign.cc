@@ -30,16 +30,8 @@ uint64_t bits_of(const ModelTensor& tensor, const Scheme& scheme) {
   return static_cast<uint64_t>(std::llround(bits));
 }
 
-// Rows evenly spread over the matrix, as a matrix of their own.
-MatrixTask sampled(MatrixTask task) {
-  const int64_t rows = std::clamp<int64_t>(kSampledWeights / task.cols, 1, task.rows), all = task.rows;
-  const auto read = task.read;
-  task.read = [read, rows, all, cols = task.cols](int64_t first, int64_t count, std::span<float> out) {
-    for (int64_t i = 0; i < count; ++i)
-      read((first + i) * all / rows, 1, out.subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols)));
-  };
-  task.rows = rows;
-  return task;
+MatrixTask sampled(const MatrixTask& task) {
+  return spread_rows(task, std::max<int64_t>(1, kSampledWeights / task.cols));
 }
 
 // Matrices that get one type.

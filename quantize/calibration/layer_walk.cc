@@ -14,6 +14,7 @@
 #include "model/shards.h"
 #include "quantize/awq/folding.h"
 #include "quantize/calibration/embedded.h"
+#include "quantize/calibration/output_error.h"
 #include "quantize/calibration/second_moment.h"
 #include "quantize/calibration/walk_state.h"
 
@@ -136,6 +137,7 @@ class SequentialWalk : public LayerWalk {
         quantizer_.scales_inputs
             ? solve_scaled(quantizer_, {source_, layer, input, tasks, statistics}, solver_, solved, context_)
             : quantizer_.solve(tasks, &statistics, solver_, context_);
+    add_output_errors(tasks, statistics, results, context_);
     for (size_t i = 0; i < tasks.size(); ++i) {
       if (results[i].matrix) weights.quantized(roles[i]) = dequantized(results[i]);
       solved.matrices.emplace(tasks[i].name, std::move(results[i]));

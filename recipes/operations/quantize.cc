@@ -86,6 +86,13 @@ QuantizeOptions read_options(const Params& params) {
 
 constexpr size_t kWorst = 10;
 
+// Where it was measured: of rounding to nearest, and of what was chosen.
+std::string output_error(const TensorReport& tensor) {
+  if (!tensor.details.contains("output_error")) return {};
+  return fmt::format("  outputs {:.5f} -> {:.5f}", tensor.details["output_error_rounded"].get<double>(),
+                     tensor.details["output_error"].get<double>());
+}
+
 // The tensors that lost most, as aligned columns.
 std::string worst_tensors(const QuantizeSummary& summary) {
   std::vector<const TensorReport*> reports;
@@ -97,8 +104,8 @@ std::string worst_tensors(const QuantizeSummary& summary) {
   for (const TensorReport* tensor : reports) width = std::max(width, tensor->name.size());
   std::string text;
   for (const TensorReport* tensor : reports)
-    text += fmt::format("\n  {:<{}}  {:<14}  {:<8}  {:8.5f}  {:6.2f} s", tensor->name, width, tensor->scheme,
-                        tensor->method, tensor->relative_error, tensor->seconds);
+    text += fmt::format("\n  {:<{}}  {:<14}  {:<8}  {:8.5f}  {:6.2f} s{}", tensor->name, width, tensor->scheme,
+                        tensor->method, tensor->relative_error, tensor->seconds, output_error(*tensor));
   return text.empty() ? text : "\nlargest relative errors" + text;
 }
 
