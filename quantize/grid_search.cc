@@ -14,7 +14,8 @@ namespace {
 
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 constexpr int64_t kMostCandidates = 16;
-constexpr int64_t kRun = 1024;  // weights that are added up before their sum is: floats have 24 bits
+constexpr int64_t kFewCandidates = 8;  // of scales of one sign where both are tried, and around the best scale
+constexpr int64_t kRun = 1024;         // weights that are added up before their sum is: floats have 24 bits
 
 // A weight x has the level round(x * inverse + shift), held in the group's bounds.
 struct Candidate {
@@ -201,14 +202,16 @@ RETORT_INLINE void finish(const GridSearch& search, const Best& best, GroupFits&
   fits.minimum = s.usable ? s.minimum / s.determinant : fits.minimum;
 }
 
-// Sixteen neighbours of the best grid: scales, or four scales with four minima each.
+// Neighbours of the best grid: scales, or four scales with four minima each.
 RETORT_EACH_ISA void list_around(const GridSearch& search, const Best& best, Candidate* candidates) {
+  constexpr float kReach = 0.08f;
   constexpr float kScales[] = {0.94f, 0.98f, 1.02f, 1.06f}, kShifts[] = {-0.3f, -0.1f, 0.1f, 0.3f};
   GroupFits fits;
   finish(search, best, fits);
   const GroupLanes inverse = fits.scale != 0.0f ? 1.0f / fits.scale : GroupLanes{};
-  for (int64_t i = 0; i < kMostCandidates; ++i) {
-    const float width = search.minima ? kScales[i / 4] : 0.95f + 0.1f / (kMostCandidates - 1) * static_cast<float>(i);
+  for (int64_t i = 0; i < search.neighbours; ++i) {
+    const float step = 2 * kReach / (kFewCandidates - 1);
+    const float width = search.minima ? kScales[i / 4] : 1.0f - kReach + step * static_cast<float>(i);
     candidates[i].inverse = width * inverse;
     candidates[i].shift = fits.minimum * candidates[i].inverse + kShifts[i % 4];
   }
@@ -317,10 +320,11 @@ GridSearch::GridSearch(const Scheme& scheme, GridRule rule)
       reach(middle - (scheme.bits == 8 ? 1.0f : 0.0f)),
       levels(nullptr) {
   if (scheme.book != CodeBook::kLinear) levels = levels_of(scheme.book).data(), reach = -levels[0];
-  around = rule == GridRule::kSmallestError;
-  const Range range = around ? widths_of(scheme) : Range{1, 1};
-  widths = around ? kMostCandidates : 2;
-  from = range.from, step = (range.to - range.from) / (kMostCandidates - 1);
+  const bool searches = rule == GridRule::kSmallestError;
+  const Range range = searches ? widths_of(scheme) : Range{1, 1};
+  widths = !searches ? 2 : turned ? kFewCandidates : kMostCandidates;
+  neighbours = !searches ? 0 : minima ? kMostCandidates : kFewCandidates;
+  from = range.from, step = (range.to - range.from) / static_cast<float>(widths - 1);
 }
 
 RETORT_EACH_ISA void interleave(const float* const* groups, int64_t size, GroupLanes* out) {
@@ -344,14 +348,14 @@ void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fi
   try_widths(unit);
   if (search.turned) try_widths(-unit);
   for (const float by : {-1.0f, 2.0f}) {  // the zero points below and above
-    if (!search.zeros || !search.around) break;
+    if (!search.zeros || search.neighbours == 0) break;
     GroupLanes possible = unit;
     move_zero(search, extremes, by, zero, possible);
     try_widths(possible);
   }
-  if (search.around) {
+  if (search.neighbours > 0) {
     list_around(search, best, candidates.data());
-    try_candidates(search, tile, candidates.data(), kMostCandidates, best.zero, best);
+    try_candidates(search, tile, candidates.data(), search.neighbours, best.zero, best);
   }
   take_best(search, best, extremes, fits);
 }

@@ -19,7 +19,7 @@ struct GridSearch {
   GridSearch(const Scheme& scheme, GridRule rule);
   float from, step;     // widths to try: from + k * step
   int64_t widths;       // so many
-  bool around;          // then the neighbours of the best
+  int64_t neighbours;   // then as many around the best
   bool minima;          // value = scale * level - minimum
   bool signed_minima;   // a minimum may be negative
   bool zeros;           // levels are codes less a zero point that is looked for

@@ -73,18 +73,28 @@ std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
 
 namespace {
 
-RETORT_EACH_ISA ErrorSums sum_row_errors(std::span<const float> values, std::span<const float> decoded) {
+ErrorSums sum_tail(std::span<const float> values, std::span<const float> decoded) {
   ErrorSums sums;
-  for (size_t i = 0; i < values.size(); i += kLanes) {
-    float error = 0, weight = 0;
-    for (size_t k = i; k < std::min(values.size(), i + kLanes); ++k) {
-      const float miss = values[k] - decoded[k];
-      error += miss * miss;
-      weight += values[k] * values[k];
-    }
-    sums.error += error;
-    sums.weight += weight;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double miss = values[i] - decoded[i];
+    sums.error += miss * miss;
+    sums.weight += static_cast<double>(values[i]) * values[i];
   }
+  return sums;
+}
+
+// Of one row, by lanes.
+RETORT_EACH_ISA ErrorSums sum_row_errors(std::span<const float> values, std::span<const float> decoded) {
+  Lanes error = {}, weight = {};
+  const size_t whole = values.size() / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes) {
+    const Lanes value = *reinterpret_cast<const Lanes*>(values.data() + i);
+    const Lanes miss = value - *reinterpret_cast<const Lanes*>(decoded.data() + i);
+    error += miss * miss;
+    weight += value * value;
+  }
+  ErrorSums sums = sum_tail(values.subspan(whole), decoded.subspan(whole));
+  for (int64_t lane = 0; lane < kLanes; ++lane) sums.error += error[lane], sums.weight += weight[lane];
   return sums;
 }
 

@@ -65,7 +65,7 @@ struct Quantizer {
 std::span<const Quantizer> quantizers();
 const Quantizer& find_quantizer(std::string_view name);  // a usage Error names the nearest valid one
 
-// Round to nearest, row by row (grid.h). With GridRule::kLargestWeight, blocks of q4_0 and q8_0 are exactly those of
+// Round to nearest, row by row (grid.h). Blocks of q8_0 and, with GridRule::kLargestWeight, of q4_0 are exactly those of
 // ggml's reference quantizer. `importance` (empty, or one number per column, llama.cpp's imatrix) weights the errors of
 // a column; large weights then count more than small ones.
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,

@@ -10,8 +10,8 @@ namespace {
 bool any_scheme(const Scheme& scheme) { return !scheme.is_dense(); }
 
 constexpr std::array kQuantizers{
-    Quantizer{.name = "rtn", .version = 2, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
-    Quantizer{.name = "gptq", .version = 3, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
+    Quantizer{.name = "rtn", .version = 3, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
+    Quantizer{.name = "gptq", .version = 4, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
     Quantizer{.name = "awq",
               .version = 2,
               .needs_calibration = true,
@@ -25,7 +25,7 @@ constexpr std::array kQuantizers{
               .solve = solve_gptq,
               .scales_inputs = true},
     Quantizer{.name = "imatrix",
-              .version = 1,
+              .version = 2,
               .needs_calibration = false,
               .supports = any_scheme,
               .solve = solve_imatrix,
