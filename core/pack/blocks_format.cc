@@ -99,13 +99,25 @@ void read_q5_1(const uint8_t* in, Block& b) {
 
 // Two bits of each weight: byte j of a half block has those of weights j, j + 32, j + 64 and j + 96.
 void put_pairs(const Block& b, int shift, uint8_t* out) {
-  std::memset(out, 0, 64);
-  for (int i = 0; i < 256; ++i)
-    out[i / 128 * 32 + i % 32] |= static_cast<uint8_t>((b.codes[i] >> shift & 3) << (i % 128 / 32 * 2));
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* codes = b.codes.data() + half * 128;
+    for (int j = 0; j < 32; ++j) {
+      const auto pair = [&](int k) { return (codes[j + 32 * k] >> shift & 3) << (2 * k); };
+      out[half * 32 + j] = static_cast<uint8_t>(pair(0) | pair(1) | pair(2) | pair(3));
+    }
+  }
 }
 void get_pairs(const uint8_t* in, int shift, Block& b) {
   for (int i = 0; i < 256; ++i)
     b.codes[i] |= static_cast<uint8_t>((in[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) << shift);
+}
+
+// The bits from `shift` on: bit k of byte j is of weight j + 32 k.
+void put_high_bits(const Block& b, int shift, uint8_t* out) {
+  std::array<uint8_t, 32> bits = {};
+  for (size_t k = 0; k < 8; ++k)
+    for (size_t j = 0; j < 32; ++j) bits[j] = static_cast<uint8_t>(bits[j] | (b.codes[j + 32 * k] >> shift) << k);
+  std::memcpy(out, bits.data(), bits.size());
 }
 
 void write_q2_k(const Block& b, uint8_t* out) {
@@ -124,8 +136,7 @@ void read_q2_k(const uint8_t* in, Block& b) {
 // Byte j of the mask has the third bits of weights j, j + 32, ..., j + 224. Scales are stored + 32: byte g (< 8) has
 // the low nibbles of scales g and g + 8, byte 8 + g (< 4) the high bits of scales g, g + 4, g + 8 and g + 12.
 void write_q3_k(const Block& b, uint8_t* out) {
-  std::memset(out, 0, 32);
-  for (int i = 0; i < 256; ++i) out[i % 32] |= static_cast<uint8_t>((b.codes[i] >> 2) << (i / 32));
+  put_high_bits(b, 2, out);
   put_pairs(b, 0, out + 32);
   std::memset(out + 96, 0, 12);
   for (int g = 0; g < 16; ++g) {
@@ -195,8 +206,7 @@ void write_q5_k(const Block& b, uint8_t* out) {
   put16(out, b.scale);
   put16(out + 2, b.minimum);
   put_scale_pairs(b, out + 4);
-  std::memset(out + 16, 0, 32);
-  for (int i = 0; i < 256; ++i) out[16 + i % 32] |= static_cast<uint8_t>((b.codes[i] >> 4) << (i / 32));
+  put_high_bits(b, 4, out + 16);
   put_group_nibbles(b, out + 48);
 }
 void read_q5_k(const uint8_t* in, Block& b) {
