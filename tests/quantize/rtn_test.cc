@@ -42,8 +42,7 @@ TEST_F(Rtn, EachGroupIsTheGridOfItsOwnValues) {
     const auto size = static_cast<size_t>(task.scheme.group_size(96));
     for (size_t g = 0; g < values.size() / size; ++g) {
       const std::span group(values.data() + g * size, size);
-      const bool plain = task.scheme.bits == 8;
-      const Grid grid = GridFitter(task.scheme, plain ? GridRule::kLargestWeight : GridRule::kSmallestError).fit(group);
+      const Grid grid = GridFitter(task.scheme).fit(group);
       std::vector<uint8_t> codes(size);
       encode(task.scheme, grid, group, codes);
       EXPECT_EQ(solved.matrix->scales[g], grid.scale);
