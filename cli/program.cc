@@ -39,6 +39,7 @@ void install_signal_handlers() {
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);  // a reader that has seen enough must not end a job of hours
+  ::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is an error like a full disk
 }
 
 void print(std::string_view text) {

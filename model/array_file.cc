@@ -30,8 +30,12 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
-// HDF5 prints its errors otherwise; ours say what failed.
-void silence_hdf5() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+// HDF5 prints its errors otherwise; ours say what failed. When the program ends, it would try once more to write what
+// did not fit on the disk, and crash.
+void silence_hdf5() {
+  [[maybe_unused]] static const herr_t once = H5dont_atexit();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 hid_t create_file(const fs::path& path) {
   silence_hdf5();
@@ -78,7 +82,8 @@ struct ArrayWriter::Impl {
     const Handle dataset(H5Dcreate2(file.get(), name.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
                          H5Dclose);
     if (!dataset.valid() || H5Dwrite(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
-      fail("array file", temporary.string(), "the array '" + name + "' cannot be written", "Is the disk full?");
+      fail("array file", temporary.string(), "the array '" + name + "' cannot be written",
+           "Is the disk full? Make room, and give the same command again");
   }
 
   fs::path path, temporary;
@@ -108,7 +113,8 @@ void ArrayWriter::write(const std::string& name, const std::string& text) {
 
 void ArrayWriter::commit() {
   if (!impl_->file.reset())
-    fail("array file", impl_->temporary.string(), "it cannot be completed", "Is the disk full?");
+    fail("array file", impl_->temporary.string(), "it cannot be completed",
+         "Is the disk full? Make room, and give the same command again");
   fs::rename(impl_->temporary, impl_->path);
 }
 

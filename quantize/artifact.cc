@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "core/base/dtype.h"
-#include "core/base/files.h"
 
 namespace fs = std::filesystem;
 
@@ -48,7 +47,7 @@ MatrixTask task_of(const ModelSource& source, const TensorPlan& plan) {
 }
 
 QuantizedWriter::QuantizedWriter(const ModelSource& source, const fs::path& directory, Context& context)
-    : source_(source), directory_(directory), context_(context), writer_(directory, source.side_files()) {}
+    : source_(source), context_(context), writer_(directory, source.side_files()) {}
 
 void QuantizedWriter::record(const ModelTensor& tensor, TensorReport report) {
   const auto weights = static_cast<double>(tensor.elements());
@@ -131,7 +130,6 @@ void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {
   Json report = to_json(summary, Figures::kReproducible);
   report["options"] = options;
   writer().finish(source_.config().json, report);
-  summary.output_bytes = bytes_below(directory_);
 }
 
 }  // namespace retort

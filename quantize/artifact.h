@@ -31,7 +31,6 @@ class QuantizedWriter {
   ModelWriter& writer();  // nothing is being written
 
   const ModelSource& source_;
-  std::filesystem::path directory_;
   Context& context_;
   ModelWriter writer_;
   std::vector<TensorReport> reports_;

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "core/base/files.h"
 #include "quantize/allocate/assign.h"
 #include "quantize/artifact.h"
 #include "quantize/calibration/layer_walk.h"
@@ -223,11 +224,12 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   for (SolvedTensor& tensor : kept) store(std::move(tensor), writer);
   for (const TensorReport& report : writer.reports())
     if (options.strict) require_as_asked(report.name, report.fallback);
-  fs::remove_all(state);
   summary.scheme =
       find_mix(options.scheme) || options.scheme == "auto" ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
   writer.finish(summary, describe(options, quantizer, importance));
+  fs::remove_all(state);  // not before everything is on the disk
+  summary.output_bytes = bytes_below(directory);
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summary.peak_rss_bytes = peak_resident_bytes();
   return summary;

@@ -24,9 +24,12 @@ namespace fs = std::filesystem;
 namespace retort {
 namespace {
 
-[[noreturn]] void fail_errno(const char* operation, const fs::path& path) {
-  fail(operation, path.string(), std::strerror(errno));
+[[noreturn]] void fail_with(int error, const char* operation, const fs::path& path) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  fail(operation, path.string(), std::strerror(error), full ? "Make room, and give the same command again" : "");
 }
+
+[[noreturn]] void fail_errno(const char* operation, const fs::path& path) { fail_with(errno, operation, path); }
 
 std::string read_jsonl_texts(const fs::path& path) {
   std::istringstream lines(read_text_file(path));
@@ -145,7 +148,7 @@ struct OutputFile::Impl {
     check_error();
   }
   void check_error() const {
-    if (error != 0) fail("write", path.string(), std::strerror(error));
+    if (error != 0) fail_with(error, "write", path);
   }
 
   fs::path path;
