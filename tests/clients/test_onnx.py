@@ -136,17 +136,20 @@ class Case(unittest.TestCase):
             generator.generate_next_token()
         tokens = [int(token) for token in generator.get_sequence(0)]
         self.assertEqual(tokens[:len(ids)], ids)
-        ours = common.logits(model, tokens)[len(ids) - 1:-1].argmax(1)
-        self.assertEqual(tokens[len(ids):], ours.tolist())
-        self.assertGreater(len(ours), 0)
+        ours = common.logits(model, tokens)[len(ids) - 1:].argmax(1).tolist()
+        self.assertEqual(tokens[len(ids):], ours[:-1])
+        if len(tokens) < len(ids) + count:  # it chose to end, and the last token is not always part of the sequence
+            ends = json.loads((directory / "genai_config.json").read_text())["model"]["eos_token_id"]
+            self.assertTrue({tokens[-1], ours[-1]} & set(np.atleast_1d(ends).tolist()))
         return loaded
 
-    def check(self, directory, ids, expected):
+    def check(self, directory, ids, expected, in_pieces=True):
         decoder = Decoder(directory)
         self.assertEqual([i.name for i in decoder.session.get_inputs()][:3], ["input_ids", "attention_mask", "position_ids"])
         self.close(decoder.steps(ids, len(ids)), expected)
-        self.close(decoder.steps(ids, len(ids) * 4 // 5), expected)
-        self.close(decoder.padded(ids, 3), expected)
+        if in_pieces:
+            self.close(decoder.steps(ids, len(ids) * 4 // 5), expected)
+            self.close(decoder.padded(ids, 3), expected)
         return decoder
 
 
@@ -225,18 +228,19 @@ class Families(Case):
             golden = load_file(family / "golden.safetensors")
             ids = golden["input_ids"][0].tolist()
             model = common.family_model(family, self.dir / family.name)
+            in_pieces = "longrope" not in family.name  # its frequencies depend on where a pass ends
             scheme = "q8_0" if "tied" in family.name else "int4-channel-sym"
             solved = common.quantized(model, self.dir / f"{family.name}.{scheme}", scheme)
             for operators in OPERATORS:
                 with self.subTest(family=family.name, kind="float", operators=operators):
                     directory = self.export(model, f"{family.name}.{operators}", operators)
-                    decoder = self.check(directory, ids, golden["logits"][0])
+                    decoder = self.check(directory, ids, golden["logits"][0], in_pieces)
                     steps = golden["step_logits"][0]
                     self.close(decoder.steps(ids, len(ids) - len(steps))[-len(steps):], steps)
                     self.check_generation(directory, model, ids, 8)
                 with self.subTest(family=family.name, kind=scheme, operators=operators):
                     directory = self.export(solved, f"{family.name}.{scheme}.{operators}", operators)
-                    self.check(directory, ids, common.logits(solved, ids))
+                    self.check(directory, ids, common.logits(solved, ids), in_pieces)
                     if operators == "contrib":
                         self.check_generation(directory, solved, ids, 8)
 
