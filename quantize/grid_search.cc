@@ -23,6 +23,9 @@ struct Candidate {
 };
 
 typedef int32_t LaneMask __attribute__((vector_size(kGroupLanes * sizeof(int32_t)), aligned(4)));
+typedef double WideLanes __attribute__((vector_size(kGroupLanes * sizeof(double)), aligned(8)));
+typedef int64_t WideMask __attribute__((vector_size(kGroupLanes * sizeof(int64_t)), aligned(8)));
+#define RETORT_WIDE(lanes) __builtin_convertvector(lanes, WideLanes)
 
 struct Bounds {
   GroupLanes low, high;  // of levels
@@ -126,37 +129,42 @@ RETORT_EACH_ISA void sum_candidates(const GridSearch& search, const GroupTile& t
 
 // What is best so far, by lane.
 struct Best {
-  GroupLanes gain;  // by how much the squared error falls below that of all zeros; -1: nothing tried has a level but 0
+  WideLanes gain;  // by how much the squared error falls below that of all zeros; -1: nothing tried has a level but 0
   GroupLanes zero;
   GroupTotals totals;
 };
 
 // With a minimum m, the least-squares scale s solves s * square - m * level = product, s * level - m * weight = value.
+// In double: what is left of the differences is small where the weights lie far from zero.
 struct Solution {
-  GroupLanes scale, minimum, determinant;  // numerators of both, and what they are divided by
-  LaneMask usable;                         // the scale is positive and the minimum allowed
+  WideLanes scale, minimum, determinant;  // numerators of both, and what they are divided by
+  WideMask usable;                        // the scale is positive and the minimum allowed
 };
 RETORT_INLINE void solve(const GridSearch& search, const GroupTotals& t, Solution& s) {
-  s.determinant = t.square * t.weight - t.level * t.level;
-  s.scale = t.product * t.weight - t.level * t.value;
-  s.minimum = t.product * t.level - t.square * t.value;
-  s.usable = (s.determinant > 1e-6f * t.square * t.weight) & (s.scale > 0.0f) &
-             (s.minimum >= (search.signed_minima ? -std::numeric_limits<float>::infinity() : 0.0f));
+  const WideLanes product = RETORT_WIDE(t.product), square = RETORT_WIDE(t.square), level = RETORT_WIDE(t.level),
+                  value = RETORT_WIDE(t.value), weight = RETORT_WIDE(t.weight);
+  s.determinant = square * weight - level * level;
+  s.scale = product * weight - level * value;
+  s.minimum = product * level - square * value;
+  s.usable = (s.determinant > 1e-6 * square * weight) & (s.scale > 0.0) &
+             (s.minimum >= (search.signed_minima ? -std::numeric_limits<double>::infinity() : 0.0));
 }
 
 RETORT_INLINE void keep_better(const GridSearch& search, const GroupTotals& totals, const GroupLanes& zero,
                                Best& best) {
   const GroupTotals t = totals;
-  GroupLanes gain = t.product * t.product / t.square;
-  gain = t.square > 0.0f ? gain : GroupLanes{} - 1.0f;
+  const WideLanes product = RETORT_WIDE(t.product), square = RETORT_WIDE(t.square);
+  WideLanes gain = product * product / square;
+  gain = square > 0.0 ? gain : WideLanes{} - 1.0;
   if (search.minima) {
     Solution s;
     solve(search, t, s);
-    const GroupLanes both = (s.scale * t.product - s.minimum * t.value) / s.determinant;
+    const WideLanes both = (s.scale * product - s.minimum * RETORT_WIDE(t.value)) / s.determinant;
     gain = s.usable ? both : gain;
   }
-  const auto better = gain > best.gain;
-  best.gain = better ? gain : best.gain;
+  const WideMask gained = gain > best.gain;
+  best.gain = gained ? gain : best.gain;
+  const LaneMask better = __builtin_convertvector(gained, LaneMask);
   best.zero = better ? zero : best.zero;
   best.totals.product = better ? t.product : best.totals.product;
   best.totals.square = better ? t.square : best.totals.square;
@@ -198,8 +206,9 @@ RETORT_INLINE void finish(const GridSearch& search, const Best& best, GroupFits&
   if (!search.minima) return;
   Solution s;
   solve(search, t, s);
-  fits.scale = s.usable ? s.scale / s.determinant : fits.scale;
-  fits.minimum = s.usable ? s.minimum / s.determinant : fits.minimum;
+  const LaneMask usable = __builtin_convertvector(s.usable, LaneMask);
+  fits.scale = usable ? __builtin_convertvector(s.scale / s.determinant, GroupLanes) : fits.scale;
+  fits.minimum = usable ? __builtin_convertvector(s.minimum / s.determinant, GroupLanes) : fits.minimum;
 }
 
 // Neighbours of the best grid: scales, or four scales with four minima each.
@@ -336,7 +345,7 @@ RETORT_EACH_ISA void interleave(const float* const* groups, int64_t size, GroupL
 void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fits) {
   std::array<Candidate, kMostCandidates> candidates;
   Extremes extremes;
-  Best best{.gain = GroupLanes{} - 1.0f, .zero = {}, .totals = {}};
+  Best best{.gain = WideLanes{} - 1.0, .zero = {}, .totals = {}};
   GroupLanes unit, zero;
   look_over(tile, extremes, best.totals);
   place_range(search, extremes, unit, zero);
