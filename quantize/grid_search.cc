@@ -35,13 +35,14 @@ struct Bounds {
 struct Range {
   float from, to;
 };
-// Eight bits have little to win.
+// Eight bits have little to win. No range puts the largest weight in the middle between two codes, where the last bit
+// of a weight would decide.
 Range widths_of(const Scheme& scheme) {
   if (scheme.book != CodeBook::kLinear) return {0.80f, 1.40f};
   switch (scheme.bits) {
     case 2: return {0.70f, 2.20f};
     case 3: return {0.75f, 1.80f};
-    case 4: return {0.80f, 1.55f};
+    case 4: return {0.81f, 1.56f};
     case 8: return {1.0f, 1.015f};
     default: return {0.90f, 1.25f};
   }
