@@ -11,17 +11,20 @@
 namespace retort {
 namespace {
 
-constexpr int64_t kChunkElements = int64_t{1} << 20;
+// Small enough that all that is made of a run stays in a core's own cache.
+constexpr int64_t kRunElements = int64_t{1} << 18;
+constexpr int kRunsPerThread = 4;  // made before any of them is handed on
 
-int64_t rows_in_chunk(const ModelTensor& tensor) {
-  return std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, tensor.cols()));
+int64_t rows_in_run(const ModelTensor& tensor) {
+  return std::max<int64_t>(1, kRunElements / std::max<int64_t>(1, tensor.cols()));
 }
 
 // Makes the runs of `step` rows by all threads, some at a time, and hands them on in their order.
 template <typename Make, typename Take>
 void in_order(const ModelTensor& tensor, int64_t step, ThreadPool& threads, const Make& make, const Take& take) {
   const int64_t runs = (tensor.rows() + step - 1) / step;
-  std::vector<decltype(make(int64_t{}, int64_t{}))> made(static_cast<size_t>(std::min<int64_t>(runs, threads.size())));
+  std::vector<decltype(make(int64_t{}, int64_t{}))> made(
+      static_cast<size_t>(std::min<int64_t>(runs, threads.size() * kRunsPerThread)));
   const auto rows = [&](int64_t run) { return std::min(step, tensor.rows() - run * step); };
   for (int64_t begin = 0; begin < runs; begin += static_cast<int64_t>(made.size())) {
     const int64_t count = std::min<int64_t>(static_cast<int64_t>(made.size()), runs - begin);
@@ -46,7 +49,7 @@ void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType ty
     }
     return bytes;
   };
-  in_order(tensor, rows_in_chunk(tensor), threads, make,
+  in_order(tensor, rows_in_run(tensor), threads, make,
            [&](const std::vector<std::byte>& bytes, int64_t, int64_t) { sink(bytes); });
 }
 
@@ -60,8 +63,6 @@ std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& 
 }
 
 namespace {
-
-constexpr int64_t kRunCodes = int64_t{1} << 20;
 
 // Parts of runs of rows on their way to the parts of the whole.
 class PartJoiner {
@@ -124,8 +125,7 @@ class PartJoiner {
 
 void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
                    ThreadPool& threads) {
-  const int64_t wanted = kRunCodes / std::max<int64_t>(1, tensor.cols());
-  const int64_t step = std::max(runs.multiple, wanted / runs.multiple * runs.multiple);
+  const int64_t step = std::max(runs.multiple, rows_in_run(tensor) / runs.multiple * runs.multiple);
   PartJoiner joiner(tensor.rows(), runs.row_axis, sink);
   in_order(
       tensor, step, threads,
@@ -144,7 +144,7 @@ void check_f16_range(const ModelSource& source, const ModelTensor& tensor, Threa
     for (const float value : values) most = std::isfinite(value) && std::abs(value) > std::abs(most) ? value : most;
     return most;
   };
-  in_order(tensor, rows_in_chunk(tensor), threads, largest, [&](float value, int64_t, int64_t) {
+  in_order(tensor, rows_in_run(tensor), threads, largest, [&](float value, int64_t, int64_t) {
     if (std::abs(value) >= kFirstInfinite)
       fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16",
            "Use --type bf16 or f32");

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/base/isa.h"
+
 namespace retort {
 
 constexpr int64_t kLanes = 16;
@@ -11,9 +13,5 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 
 // Adding and subtracting 1.5 * 2^23 rounds a float below 2^22 to the nearest integer, ties to even.
 constexpr float kRound = 12582912.0f;
-
-// A function under this mark is compiled for each instruction set, and the best one is chosen when the program
-// starts. No multiply-add is fused (cmake/Compiler.cmake), so all give the same bits.
-#define RETORT_EACH_ISA __attribute__((target_clones("avx512f", "avx2", "default")))
 
 }  // namespace retort

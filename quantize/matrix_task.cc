@@ -58,12 +58,6 @@ MatrixTask spread_rows(const MatrixTask& task, int64_t rows) {
   return some;
 }
 
-RETORT_EACH_ISA bool all_finite(std::span<const float> values) {
-  uint32_t largest = 0;
-  for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
-  return largest < 0x7f800000u;
-}
-
 std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
   if (task.scheme.granularity != Granularity::kTensor) return std::nullopt;
   std::vector<float> values(static_cast<size_t>(task.rows * task.cols));

@@ -39,7 +39,6 @@ MatrixTask scaled(const MatrixTask& task, std::span<const float> column_factors,
 // At most `rows` rows, spread evenly: row i of it is row i * task.rows / its rows.
 MatrixTask spread_rows(const MatrixTask& task, int64_t rows);
 
-bool all_finite(std::span<const float> values);
 // The one grid of a matrix whose scheme has one grid for the tensor; empty for other schemes.
 std::optional<Grid> fit_tensor_grid(const MatrixTask& task);
 

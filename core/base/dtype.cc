@@ -1,10 +1,12 @@
 #include "core/base/dtype.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
 
 #include "core/base/error.h"
+#include "core/base/isa.h"
 
 namespace retort {
 namespace {
@@ -28,12 +30,61 @@ constexpr std::array kTypes{
 const TypeRow& row(DType type) { return kTypes[static_cast<size_t>(type)]; }
 
 template <typename T, typename Convert>
-void decode_as(std::span<const std::byte> bytes, std::span<float> out, Convert convert) {
+inline void decode_as(std::span<const std::byte> bytes, std::span<float> out, Convert convert) {
   for (size_t i = 0; i < out.size(); ++i) {
     T value;
     std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
     out[i] = convert(value);
   }
+}
+
+template <typename Convert>
+inline void encode_as(std::span<const float> values, std::span<std::byte> out, Convert convert) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t bits = convert(values[i]);
+    std::memcpy(out.data() + i * 2, &bits, 2);
+  }
+}
+
+// Without branches, so that loops over it become vectors.
+inline float widen_f16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t magnitude = bits & 0x7fffu;
+  // Moving the fields up and scaling by 2^112 handles subnormals without a branch on them.
+  const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
+  const uint32_t infinite = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | infinite | sign);
+}
+
+inline uint16_t narrow_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  // Subnormal in f16: float addition does the rounding.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  uint32_t half = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
+  half = magnitude < 0x38800000u ? subnormal : half;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;
+  return static_cast<uint16_t>(sign | half);
+}
+
+inline uint16_t narrow_bf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+}
+
+RETORT_EACH_ISA void decode_f16(std::span<const std::byte> bytes, std::span<float> out) {
+  decode_as<uint16_t>(bytes, out, widen_f16);
+}
+RETORT_EACH_ISA void decode_bf16(std::span<const std::byte> bytes, std::span<float> out) {
+  decode_as<uint16_t>(bytes, out, bf16_to_f32);
+}
+RETORT_EACH_ISA void encode_f16(std::span<const float> values, std::span<std::byte> out) {
+  encode_as(values, out, narrow_f16);
+}
+RETORT_EACH_ISA void encode_bf16(std::span<const float> values, std::span<std::byte> out) {
+  encode_as(values, out, narrow_bf16);
 }
 
 }  // namespace
@@ -55,33 +106,21 @@ std::optional<DType> parse_safetensors_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-float f16_to_f32(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
-  const uint32_t magnitude = bits & 0x7fffu;
-  // Moving the fields up and scaling by 2^112 handles subnormals without a branch on them.
-  const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-  const uint32_t infinite = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | infinite | sign);
+float f16_to_f32(uint16_t bits) { return widen_f16(bits); }
+uint16_t f32_to_f16(float value) { return narrow_f16(value); }
+uint16_t f32_to_bf16(float value) { return narrow_bf16(value); }
+
+RETORT_EACH_ISA bool all_f16(std::span<const float> values) {
+  uint32_t other = 0;
+  for (const float value : values)
+    other |= std::bit_cast<uint32_t>(widen_f16(narrow_f16(value))) ^ std::bit_cast<uint32_t>(value);
+  return other == 0;
 }
 
-uint16_t f32_to_f16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
-  if (magnitude < 0x38800000u) {  // subnormal in f16: let float addition do the rounding
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3f000000u);
-  }
-  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23);
-  return sign | static_cast<uint16_t>(rounded >> 13);
-}
-
-uint16_t f32_to_bf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+RETORT_EACH_ISA bool all_finite(std::span<const float> values) {
+  uint32_t largest = 0;  // floats without a sign are ordered as their bits are
+  for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+  return largest < 0x7f800000u;
 }
 
 void decode_to_f32(DType type, std::span<const std::byte> bytes, std::span<float> out) {
@@ -90,8 +129,8 @@ void decode_to_f32(DType type, std::span<const std::byte> bytes, std::span<float
   const auto as_float = [](auto v) { return static_cast<float>(v); };
   switch (type) {
     case DType::kF32: std::memcpy(out.data(), bytes.data(), bytes.size()); return;
-    case DType::kF16: return decode_as<uint16_t>(bytes, out, f16_to_f32);
-    case DType::kBF16: return decode_as<uint16_t>(bytes, out, bf16_to_f32);
+    case DType::kF16: return decode_f16(bytes, out);
+    case DType::kBF16: return decode_bf16(bytes, out);
     case DType::kF64: return decode_as<double>(bytes, out, as_float);
     case DType::kI64: return decode_as<int64_t>(bytes, out, as_float);
     case DType::kI32: return decode_as<int32_t>(bytes, out, as_float);
@@ -112,11 +151,7 @@ void encode_from_f32(DType type, std::span<const float> values, std::span<std::b
   }
   if (type != DType::kF16 && type != DType::kBF16)
     fail("encode", name_of(type), "float32 values are written as f32, f16 or bf16 only");
-  const auto convert = type == DType::kF16 ? f32_to_f16 : f32_to_bf16;
-  for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t bits = convert(values[i]);
-    std::memcpy(out.data() + i * 2, &bits, 2);
-  }
+  type == DType::kF16 ? encode_f16(values, out) : encode_bf16(values, out);
 }
 
 }  // namespace retort

@@ -23,6 +23,9 @@ float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);  // round to nearest even; overflow gives infinity
 inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 uint16_t f32_to_bf16(float value);  // round to nearest even
+// Each is exactly an f16 number or infinite. Of NaNs nothing is said.
+bool all_f16(std::span<const float> values);
+bool all_finite(std::span<const float> values);
 
 // Decodes `bytes`, elements of any floating-point or integer `type`, into float32. Sizes must match.
 void decode_to_f32(DType type, std::span<const std::byte> bytes, std::span<float> out);

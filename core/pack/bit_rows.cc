@@ -1,11 +1,13 @@
 #include "core/pack/bit_rows.h"
 
+#include "core/base/isa.h"
+
 namespace retort {
 namespace {
 
 // Whole bytes of codes whose width divides 8, in loops that compilers make vectors of; gives the codes done.
 template <int kBits>
-size_t pack_bytes(std::span<const uint8_t> codes, uint8_t* out) {
+inline size_t pack_bytes(std::span<const uint8_t> codes, uint8_t* out) {
   constexpr size_t kPerByte = 8 / kBits;
   const size_t bytes = codes.size() / kPerByte;
   const uint8_t* in = codes.data();
@@ -18,7 +20,7 @@ size_t pack_bytes(std::span<const uint8_t> codes, uint8_t* out) {
 }
 
 template <int kBits>
-size_t unpack_bytes(const uint8_t* packed, std::span<uint8_t> codes) {
+inline size_t unpack_bytes(const uint8_t* packed, std::span<uint8_t> codes) {
   constexpr size_t kPerByte = 8 / kBits;
   const size_t bytes = codes.size() / kPerByte;
   uint8_t* out = codes.data();
@@ -28,7 +30,7 @@ size_t unpack_bytes(const uint8_t* packed, std::span<uint8_t> codes) {
   return bytes * kPerByte;
 }
 
-size_t pack_whole_bytes(std::span<const uint8_t> codes, int bits, uint8_t* out) {
+RETORT_EACH_ISA size_t pack_whole_bytes(std::span<const uint8_t> codes, int bits, uint8_t* out) {
   switch (bits) {
     case 2: return pack_bytes<2>(codes, out);
     case 4: return pack_bytes<4>(codes, out);
@@ -37,7 +39,7 @@ size_t pack_whole_bytes(std::span<const uint8_t> codes, int bits, uint8_t* out) 
   }
 }
 
-size_t unpack_whole_bytes(const uint8_t* packed, int bits, std::span<uint8_t> codes) {
+RETORT_EACH_ISA size_t unpack_whole_bytes(const uint8_t* packed, int bits, std::span<uint8_t> codes) {
   switch (bits) {
     case 2: return unpack_bytes<2>(packed, codes);
     case 4: return unpack_bytes<4>(packed, codes);

@@ -311,11 +311,15 @@ struct BlockMap {
   }
 };
 
+template <size_t size>
+void shift_codes(const uint8_t* codes, uint8_t shift, uint8_t* out) {
+  for (size_t j = 0; j < size; ++j) out[j] = static_cast<uint8_t>(codes[j] + shift);
+}
+
 Block take_block(const BlockMap& map, const QuantizedMatrix& m, int64_t i) {
   Block block;
   const size_t first = map.codes(i), group = map.group(m, i), at = static_cast<size_t>(i);
-  for (size_t j = 0; j < static_cast<size_t>(map.info.elements); ++j)
-    block.codes[j] = static_cast<uint8_t>(m.codes[first + j] + map.shift);
+  (map.info.elements == 32 ? shift_codes<32> : shift_codes<256>)(m.codes.data() + first, map.shift, block.codes.data());
   const bool super = m.scheme.is_super_block();
   block.scale = f32_to_f16(super ? m.super.scales[at] : m.scales[group]);
   if (m.scheme.has_minima()) block.minimum = f32_to_f16(super ? m.super.minima[at] : m.minima[group]);
@@ -327,12 +331,21 @@ Block take_block(const BlockMap& map, const QuantizedMatrix& m, int64_t i) {
   return block;
 }
 
-void set_codes(const BlockMap& map, const Block& block, int64_t i, QuantizedMatrix& m, std::string_view subject) {
-  for (size_t j = 0; j < static_cast<size_t>(map.info.elements); ++j) {
-    const int code = block.codes[j] - map.shift;
-    if (code < 0 || code > m.scheme.max_code()) fail("unpack", subject, "a code is out of range");
-    m.codes[map.codes(i) + j] = static_cast<uint8_t>(code);
+// False when one of them is above `most`, 2^n - 1, or was below `shift`.
+template <size_t size>
+bool unshift_codes(const uint8_t* codes, uint8_t shift, uint8_t most, uint8_t* out) {
+  unsigned above = 0;
+  for (size_t j = 0; j < size; ++j) {
+    out[j] = static_cast<uint8_t>(codes[j] - shift);
+    above |= out[j] & ~static_cast<unsigned>(most);
   }
+  return above == 0;
+}
+
+void set_codes(const BlockMap& map, const Block& block, int64_t i, QuantizedMatrix& m, std::string_view subject) {
+  const auto unshift = map.info.elements == 32 ? unshift_codes<32> : unshift_codes<256>;
+  if (!unshift(block.codes.data(), map.shift, m.scheme.max_code(), m.codes.data() + map.codes(i)))
+    fail("unpack", subject, "a code is out of range");
 }
 
 void set_super_scales(const BlockMap& map, const Block& block, int64_t i, QuantizedMatrix& m) {

@@ -5,6 +5,7 @@
 // index, which is read from earlier files and not written.
 #include <string>
 
+#include "core/pack/bit_rows.h"
 #include "core/pack/bit_stream.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
@@ -14,13 +15,24 @@ namespace {
 
 int64_t words_for(int64_t values, int bits) { return (values * bits + kWordBits - 1) / kWordBits; }
 
+int64_t row_words(const QuantizedMatrix& m) { return words_for(m.cols, m.scheme.bits); }
+
+auto row_of(auto& codes, int64_t row, int64_t cols) {
+  return std::span(codes).subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
+}
+
+PackedPart codes_part(const QuantizedMatrix& m) {
+  PackedPart part = blank_part("weight_packed", DType::kI32, {m.rows, row_words(m)});
+  auto* words = elements_of<uint32_t>(part).data();
+  for (int64_t r = 0; r < m.rows; ++r, words += row_words(m))
+    pack_row(row_of(m.codes, r, m.cols), m.scheme.bits, reinterpret_cast<uint8_t*>(words));
+  return part;
+}
+
 // bf16 is what most models compute in: scales that it holds survive there.
 PackedPart scales_part(const QuantizedMatrix& m) {
   const bool bf16 = std::ranges::all_of(m.scales, [](float s) { return bf16_to_f32(f32_to_bf16(s)) == s; });
-  const DType type = bf16 ? DType::kBF16 : DType::kF16;
-  PackedPart part{"weight_scale", type, {m.rows, m.groups()}, std::vector<std::byte>(m.scales.size() * size_of(type))};
-  encode_from_f32(type, m.scales, part.bytes);
-  return part;
+  return floats_part("weight_scale", bf16 ? DType::kBF16 : DType::kF16, {m.rows, m.groups()}, m.scales);
 }
 
 std::string refuses(const QuantizedMatrix& m) {
@@ -34,13 +46,9 @@ std::string refuses(const QuantizedMatrix& m) {
 
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   const int bits = m.scheme.bits;
-  const int64_t groups = m.groups(), code_words = words_for(m.cols, bits), zero_words = words_for(m.rows, bits);
-  std::vector<uint32_t> codes(static_cast<size_t>(m.rows * code_words));
-  for (int64_t r = 0; r < m.rows; ++r)
-    for (int64_t c = 0; c < m.cols; ++c)
-      BitStream{codes.data() + r * code_words, 1, bits}.put(c, m.codes[static_cast<size_t>(r * m.cols + c)]);
+  const int64_t groups = m.groups(), zero_words = words_for(m.rows, bits);
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("weight_packed", DType::kI32, {m.rows, code_words}, codes));
+  parts.push_back(codes_part(m));
   parts.push_back(scales_part(m));
   parts.push_back(make_part("weight_shape", DType::kI64, {2}, std::vector<int64_t>{m.rows, m.cols}));
   if (!m.zeros.empty()) {
@@ -75,14 +83,12 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
                        std::string_view subject) {
   if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
   const int64_t words = words_for(cols, scheme.bits);
-  auto codes = values_of<uint32_t>(require_part(parts, "weight_packed", DType::kI32, {rows, words}, subject));
+  const auto& codes = require_part(parts, "weight_packed", DType::kI32, {rows, words}, subject);
   std::vector<float> scales = require_scales(parts, "weight_scale", {rows, scheme.groups(cols)}, subject);
   QuantizedMatrix m = make_quantized(scheme, rows, cols);
   m.scales = std::move(scales);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c)
-      m.codes[static_cast<size_t>(r * cols + c)] =
-          static_cast<uint8_t>(BitStream{codes.data() + r * words, 1, scheme.bits}.get(c));
+  const auto* packed = reinterpret_cast<const uint8_t*>(codes.bytes.data());
+  for (int64_t r = 0; r < rows; ++r) unpack_row(packed + r * words * 4, scheme.bits, row_of(m.codes, r, cols));
   if (!scheme.symmetric) read_zeros(m, parts, subject);
   if (find_part(parts, "weight_g_idx") != nullptr)
     m.column_group = values_of<int32_t>(require_part(parts, "weight_g_idx", DType::kI32, {cols}, subject));

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string>
 
+#include "core/base/isa.h"
 #include "core/pack/bit_rows.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
@@ -39,16 +40,22 @@ std::string refuses(const QuantizedMatrix& m) {
   return {};
 }
 
+RETORT_EACH_ISA void add_to_all(std::span<const uint8_t> values, int shift, std::span<uint8_t> out) {
+  for (size_t i = 0; i < values.size(); ++i) out[i] = static_cast<uint8_t>(values[i] + shift);
+}
+
 // Codes of all rows, moved to the middle that the operator assumes.
-std::vector<uint8_t> pack_codes(const QuantizedMatrix& m, const Sizes& sizes) {
-  const int shift = code_shift(m.scheme, sizes.layout.bits);
-  std::vector<uint8_t> packed(static_cast<size_t>(m.rows * sizes.row_bytes)), row(static_cast<size_t>(m.cols));
+PackedPart codes_part(const QuantizedMatrix& m, const Sizes& sizes) {
+  const auto [bits, block, blocks] = sizes.layout;
+  PackedPart part = blank_part("codes", DType::kU8, {m.rows, blocks, block * bits / 8});
+  const int shift = code_shift(m.scheme, bits);
+  std::vector<uint8_t> moved(static_cast<size_t>(shift != 0 ? m.cols : 0));
   for (int64_t r = 0; r < m.rows; ++r) {
-    const uint8_t* codes = m.codes.data() + r * m.cols;
-    for (size_t c = 0; c < row.size(); ++c) row[c] = static_cast<uint8_t>(codes[c] + shift);
-    pack_row(row, sizes.layout.bits, packed.data() + r * sizes.row_bytes);
+    std::span row = std::span(m.codes).subspan(static_cast<size_t>(r * m.cols), static_cast<size_t>(m.cols));
+    if (shift != 0) add_to_all(row, shift, moved), row = moved;
+    pack_row(row, bits, elements_of<uint8_t>(part).data() + r * sizes.row_bytes);
   }
-  return packed;
+  return part;
 }
 
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
@@ -65,9 +72,8 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
     }
     if (!m.scheme.symmetric) pack_row(row, layout.bits, zeros.data() + r * sizes.zero_bytes);
   }
-  const int64_t blob = layout.block * layout.bits / 8;
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("codes", DType::kU8, {m.rows, layout.blocks, blob}, pack_codes(m, sizes)));
+  parts.push_back(codes_part(m, sizes));
   parts.push_back(make_part("scales", DType::kF32, {m.rows, layout.blocks}, scales));
   if (!m.scheme.symmetric) parts.push_back(make_part("zeros", DType::kU8, {m.rows, sizes.zero_bytes}, zeros));
   return parts;

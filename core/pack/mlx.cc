@@ -33,27 +33,18 @@ std::string refuses(const QuantizedMatrix& m) {
   return {};
 }
 
-PackedPart floats_part(std::string_view name, DType type, const QuantizedMatrix& m, const std::vector<float>& values) {
-  PackedPart part{name, type, {m.rows, m.groups()}, {}};
-  part.bytes.resize(values.size() * size_of(type));
-  encode_from_f32(type, values, part.bytes);
-  return part;
-}
-
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   const int64_t row_bytes = row_bytes_of(m.cols, m.scheme.bits);
-  std::vector<uint8_t> codes(static_cast<size_t>(m.rows * row_bytes));
+  std::vector<PackedPart> parts;
+  PackedPart& codes = parts.emplace_back(blank_part("weight", DType::kU32, {m.rows, row_bytes * 8 / kWordBits}));
   for (int64_t r = 0; r < m.rows; ++r)
     pack_row(std::span(m.codes).subspan(static_cast<size_t>(r * m.cols), static_cast<size_t>(m.cols)), m.scheme.bits,
-             codes.data() + r * row_bytes);
+             elements_of<uint8_t>(codes).data() + r * row_bytes);
   std::vector<float> biases(m.scales.size());
   for (size_t i = 0; i < biases.size(); ++i) biases[i] = bias_of(m, i);
-  const bool half = std::ranges::all_of(biases, [](float bias) { return f16_to_f32(f32_to_f16(bias)) == bias; });
-  const DType type = half ? DType::kF16 : DType::kF32;
-  std::vector<PackedPart> parts;
-  parts.push_back(make_part("weight", DType::kU32, {m.rows, row_bytes * 8 / kWordBits}, codes));
-  parts.push_back(floats_part("scales", type, m, m.scales));
-  parts.push_back(floats_part("biases", type, m, biases));
+  const DType type = all_f16(biases) ? DType::kF16 : DType::kF32;
+  parts.push_back(floats_part("scales", type, {m.rows, m.groups()}, m.scales));
+  parts.push_back(floats_part("biases", type, {m.rows, m.groups()}, biases));
   return parts;
 }
 

@@ -20,14 +20,11 @@ std::string refuses(const QuantizedMatrix& m) {
 
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   const int64_t row_bytes = row_bytes_of(m.cols, m.scheme.bits), groups = m.groups();
-  std::vector<uint8_t> codes(static_cast<size_t>(m.rows * row_bytes));
-  for (int64_t r = 0; r < m.rows; ++r)
-    pack_row(row_of(m.codes, r, m.cols), m.scheme.bits, codes.data() + r * row_bytes);
-  std::vector<uint16_t> scales(m.scales.size());
-  std::ranges::transform(m.scales, scales.begin(), f32_to_f16);
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("codes", DType::kU8, {m.rows, row_bytes}, codes));
-  parts.push_back(make_part("scales", DType::kF16, {m.rows, groups}, scales));
+  PackedPart& codes = parts.emplace_back(blank_part("codes", DType::kU8, {m.rows, row_bytes}));
+  for (int64_t r = 0; r < m.rows; ++r)
+    pack_row(row_of(m.codes, r, m.cols), m.scheme.bits, elements_of<uint8_t>(codes).data() + r * row_bytes);
+  parts.push_back(floats_part("scales", DType::kF16, {m.rows, groups}, m.scales));
   if (!m.zeros.empty()) parts.push_back(make_part("zeros", DType::kU8, {m.rows, groups}, m.zeros));
   if (!m.column_group.empty()) parts.push_back(make_part("groups", DType::kI32, {m.cols}, m.column_group));
   return parts;

@@ -70,10 +70,31 @@ inline std::vector<float> require_scales(std::span<const PackedPartView> parts, 
   return floats_of(require_part(parts, name, {DType::kF16, DType::kBF16, DType::kF32}, shape, subject));
 }
 
+// All zero, to be filled in.
+inline PackedPart blank_part(std::string_view name, DType dtype, std::vector<int64_t> shape) {
+  size_t bytes = size_of(dtype);
+  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+  return {name, dtype, std::move(shape), std::vector<std::byte>(bytes)};
+}
+
+// The elements of a part, for as long as its bytes stay where they are.
+template <typename T>
+std::span<T> elements_of(PackedPart& part) {
+  return {reinterpret_cast<T*>(part.bytes.data()), part.bytes.size() / sizeof(T)};
+}
+
 template <typename T>
 PackedPart make_part(std::string_view name, DType dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
   const auto bytes = std::as_bytes(std::span(values));
   return {name, dtype, std::move(shape), {bytes.begin(), bytes.end()}};
+}
+
+// float32 values as `dtype`, f16, bf16 or f32.
+inline PackedPart floats_part(std::string_view name, DType dtype, std::vector<int64_t> shape,
+                              std::span<const float> values) {
+  PackedPart part = blank_part(name, dtype, std::move(shape));
+  encode_from_f32(dtype, values, part.bytes);
+  return part;
 }
 
 // True when every column lies in the group that its position gives: no activation order.

@@ -6,13 +6,14 @@
 #include <string>
 
 #include "core/base/error.h"
+#include "core/base/isa.h"
 #include "core/pack/block_types.h"
 
 namespace retort {
 namespace {
 
 // `limit` is 2^n - 1: all values together have a bit above it when one of them has. Vectors of them at a time.
-bool any_above(const std::vector<uint8_t>& values, uint8_t limit) {
+RETORT_EACH_ISA bool any_above(std::span<const uint8_t> values, uint8_t limit) {
   uint8_t bits = 0;
   for (const uint8_t value : values) bits |= value;
   return bits > limit;
@@ -24,14 +25,6 @@ bool all_equal(const std::vector<T>& values) {
 }
 
 int64_t super_blocks(const QuantizedMatrix& m) { return m.cols / m.scheme.unit_size(m.cols); }
-
-bool all_f16(const std::vector<float>& values) {
-  return std::ranges::all_of(values, [](float v) { return f16_to_f32(f32_to_f16(v)) == v; });
-}
-
-bool all_finite(const std::vector<float>& values) {
-  return std::ranges::all_of(values, [](float v) { return std::isfinite(v); });
-}
 
 // The reason why the integers behind the scales cannot be right; empty when they can.
 std::string wrong_super_scales(const QuantizedMatrix& m) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <vector>
@@ -58,6 +59,42 @@ TEST(DType, RoundsToTheNearestF16) {
   }
   EXPECT_EQ(f32_to_f16(65520.0f), 0x7c00);
   EXPECT_EQ(f32_to_f16(65519.0f), 0x7bff);
+}
+
+TEST(DType, ConvertsManyAsItConvertsOne) {
+  std::vector<float> values;
+  for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 99991)
+    values.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  for (const auto& [type, one] : {std::pair{DType::kF16, &f32_to_f16}, {DType::kBF16, &f32_to_bf16}}) {
+    std::vector<std::byte> bytes(values.size() * 2);
+    encode_from_f32(type, values, bytes);
+    std::vector<float> back(values.size());
+    decode_to_f32(type, bytes, back);
+    for (size_t i = 0; i < values.size(); ++i) {
+      uint16_t stored;
+      std::memcpy(&stored, bytes.data() + 2 * i, 2);
+      ASSERT_EQ(stored, one(values[i])) << values[i];
+      const float expected = type == DType::kF16 ? f16_to_f32(stored) : bf16_to_f32(stored);
+      ASSERT_EQ(std::bit_cast<uint32_t>(back[i]), std::bit_cast<uint32_t>(expected)) << values[i];
+    }
+  }
+}
+
+TEST(DType, TellsWhatF16Holds) {
+  std::vector<float> values(37, -0.0f);
+  values[3] = 0x1p-24f, values[9] = 65504.0f, values[36] = 0.1f;
+  EXPECT_FALSE(all_f16(values));
+  values[36] = f16_to_f32(f32_to_f16(0.1f));
+  EXPECT_TRUE(all_f16(values) && all_finite(values));
+  for (const float other : {0x1p-25f, 65505.0f, 1.0f + 0x1p-11f}) {
+    values[20] = other;
+    EXPECT_FALSE(all_f16(values)) << other;
+    EXPECT_TRUE(all_finite(values));
+  }
+  for (const float other : {INFINITY, -INFINITY, std::nanf("")}) {
+    values[20] = other;
+    EXPECT_FALSE(all_finite(values)) << other;
+  }
 }
 
 TEST(DType, RoundsToTheNearestBf16) {
