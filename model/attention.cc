@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "model/paired_attention.h"
+
 namespace retort {
 namespace {
 
@@ -31,6 +33,7 @@ at::Tensor rotate(const ModelConfig& config, const at::Tensor& states, int64_t p
 }
 
 at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values, int64_t window) {
+  if (attends_in_pairs(queries, keys)) return attend_in_pairs(queries, keys, values, window);
   const int64_t tokens = queries.size(2), positions = keys.size(2);
   const bool all_in_window = window == 0 || positions <= window;
   const bool grouped = queries.size(1) != keys.size(1);

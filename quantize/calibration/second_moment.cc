@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "model/paired_rows.h"
 #include "model/shards.h"
-#include "quantize/calibration/paired_rows.h"
 
 namespace retort {
 namespace {

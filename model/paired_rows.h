@@ -1,19 +1,18 @@
-// Sums of outer products of bfloat16 rows in float32, by the processor's dot products of pairs (AVX512-BF16): products
-// are exact, sums are rounded once per addition.
+// Sums of outer products of bfloat16 rows, by pair products.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-namespace retort {
+#include "model/pair_products.h"
 
-bool has_pair_products();
+namespace retort {
 
 // Rows [tokens, features] with two tokens side by side, in panels of kPanel features: the order in which the dot
 // products read them. Features beyond the last, and the second token of an odd last pair, are zeros.
 class PairedRows {
  public:
-  static constexpr int64_t kPanel = 32;
+  static constexpr int64_t kPanel = kPairPanel;
 
   // What an earlier shape held is lost; memory is kept.
   void reshape(int64_t tokens, int64_t features);

@@ -1,20 +1,22 @@
 // The sums of outer products of bfloat16 rows against plain loops in double.
-#include "quantize/calibration/paired_rows.h"
+#include "model/paired_rows.h"
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <random>
 
 #include "core/base/dtype.h"
-#include "tests/quantize/matrix_task.h"
 
 namespace retort {
 namespace {
 
 std::vector<uint16_t> random_rows(int64_t tokens, int64_t features) {
   std::vector<uint16_t> rows;
-  for (const float value : gaussian(static_cast<size_t>(tokens * features), 1.0f, 5))
-    rows.push_back(f32_to_bf16(value));
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < tokens * features; ++i) rows.push_back(f32_to_bf16(normal(random)));
   return rows;
 }
 
