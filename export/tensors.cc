@@ -64,48 +64,38 @@ std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& 
 
 namespace {
 
-// Parts of runs of rows on their way to the parts of the whole.
+// Parts of runs of rows on their way to the parts of the whole. With rows along the first axis the first part is not
+// among them: its runs follow each other in the file.
 class PartJoiner {
  public:
-  PartJoiner(int64_t rows, int row_axis, const PartSink& sink) : rows_(rows), row_axis_(row_axis), sink_(sink) {}
-
-  void add(const std::vector<PackedPart>& parts, int64_t first, int64_t count) {
-    if (whole_.empty()) start(parts, count);
-    if (streams()) sink_.append(parts.front().bytes);
-    for (size_t i = streams() ? 1 : 0; i < parts.size(); ++i) place(parts[i], first, whole_[i]);
-  }
-  void finish() {
-    for (size_t i = streams() ? 1 : 0; i < whole_.size(); ++i) {
-      const std::vector<std::byte> bytes = std::move(whole_[i].bytes);
-      whole_[i].bytes.clear();
-      sink_.begin(whole_[i]);
-      sink_.append(bytes);
-    }
-  }
-
- private:
-  bool streams() const { return row_axis_ == 0; }
-
-  // The first run has whole elements along the rows, and so tells how many of them the whole has.
-  void start(const std::vector<PackedPart>& parts, int64_t count) {
+  // `parts` of the first `count` rows: whole elements along the rows, which tell how many of them the whole has.
+  PartJoiner(int64_t rows, int row_axis, std::span<const PackedPart> parts, int64_t count)
+      : rows_(rows), row_axis_(row_axis), streamed_(row_axis == 0 ? 1 : 0) {
     for (const PackedPart& part : parts) {
       PackedPart& whole = whole_.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
-      size_t bytes = part.bytes.size();
-      if (part.shape.size() >= 2) {
-        int64_t& extent = row_axis_ == 0 ? whole.shape.front() : whole.shape.back();
-        extent = extent * rows_ / count;
-        bytes = bytes * static_cast<size_t>(rows_) / static_cast<size_t>(count);
-      }
-      if (streams() && whole_.size() == 1)
-        sink_.begin(whole);
-      else
-        whole.bytes.resize(bytes);
+      if (part.shape.size() < 2) continue;
+      int64_t& extent = row_axis == 0 ? whole.shape.front() : whole.shape.back();
+      extent = extent * rows / count;
     }
+    for (size_t i = streamed_; i < parts.size(); ++i)
+      whole_[i].bytes.resize(whole_[i].shape.size() < 2
+                                 ? parts[i].bytes.size()
+                                 : parts[i].bytes.size() * static_cast<size_t>(rows) / static_cast<size_t>(count));
   }
 
+  // Nothing where no part is streamed.
+  const PackedPart* streamed() const { return streamed_ == 1 ? &whole_.front() : nullptr; }
+  // Thread-safe for different rows.
+  void place(std::span<const PackedPart> parts, int64_t first) {
+    for (size_t i = streamed_; i < parts.size(); ++i)
+      if (first == 0 || parts[i].shape.size() >= 2) place(parts[i], first, whole_[i]);
+  }
+  // The parts that are not streamed.
+  std::span<const PackedPart> joined() const { return std::span(whole_).subspan(streamed_); }
+
+ private:
   void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
-    if (part.shape.size() < 2) return static_cast<void>(std::ranges::copy(part.bytes, whole.bytes.begin()));
-    const auto lines = row_axis_ == 0 ? size_t{1} : part.bytes.size() / line_bytes(part);
+    const size_t lines = row_axis_ == 0 || part.shape.size() < 2 ? 1 : part.bytes.size() / line_bytes(part);
     const size_t line = part.bytes.size() / lines, stride = whole.bytes.size() / lines;
     const size_t from = stride * static_cast<size_t>(first) / static_cast<size_t>(rows_);
     for (size_t i = 0; i < lines; ++i)
@@ -117,7 +107,7 @@ class PartJoiner {
 
   int64_t rows_;
   int row_axis_;
-  const PartSink& sink_;
+  size_t streamed_;  // how many parts, at the front
   std::vector<PackedPart> whole_;
 };
 
@@ -126,12 +116,27 @@ class PartJoiner {
 void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
                    ThreadPool& threads) {
   const int64_t step = std::max(runs.multiple, rows_in_run(tensor) / runs.multiple * runs.multiple);
-  PartJoiner joiner(tensor.rows(), runs.row_axis, sink);
+  const auto pack = [&](int64_t first, int64_t count) {
+    return runs.pack(source.read_quantized_rows(tensor, first, count), first);
+  };
+  const int64_t leading = std::min(step, tensor.rows());
+  std::vector<PackedPart> lead = pack(0, leading);
+  PartJoiner joiner(tensor.rows(), runs.row_axis, lead, leading);
+  if (joiner.streamed() != nullptr) sink.begin(*joiner.streamed());
   in_order(
       tensor, step, threads,
-      [&](int64_t first, int64_t count) { return runs.pack(source.read_quantized_rows(tensor, first, count), first); },
-      [&](const std::vector<PackedPart>& parts, int64_t first, int64_t count) { joiner.add(parts, first, count); });
-  joiner.finish();
+      [&](int64_t first, int64_t count) {
+        std::vector<PackedPart> parts = first == 0 ? std::move(lead) : pack(first, count);
+        joiner.place(parts, first);
+        return std::move(parts.front().bytes);
+      },
+      [&](const std::vector<std::byte>& bytes, int64_t, int64_t) {
+        if (joiner.streamed() != nullptr) sink.append(bytes);
+      });
+  for (const PackedPart& part : joiner.joined()) {
+    sink.begin(part);
+    sink.append(part.bytes);
+  }
 }
 
 void check_f16_range(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads) {

@@ -34,7 +34,7 @@ struct PackedRuns {
   // The parts of rows [first, first + rows.rows): the same names and types for every run. Called by all threads.
   std::function<std::vector<PackedPart>(QuantizedMatrix rows, int64_t first)> pack;
 };
-// A part of the whole tensor: told first by its shape, then its bytes. `part.bytes` is empty.
+// A part of the whole tensor: told first by its name, type and shape, then its bytes.
 struct PartSink {
   std::function<void(const PackedPart& part)> begin;
   ByteSink append;

@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "core/base/isa.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
 
@@ -40,7 +41,7 @@ std::vector<uint32_t> pack_words(int64_t rows, int64_t lines, const Value& value
 }
 
 // The same of the codes, for a run of columns at a time: neighbours in a row, which compilers make vectors of.
-std::vector<uint32_t> pack_codes(const QuantizedMatrix& m) {
+RETORT_EACH_ISA std::vector<uint32_t> pack_codes(const QuantizedMatrix& m) {
   constexpr int64_t kRun = 64;
   const int64_t words = m.rows / kPerWord;
   std::vector<uint32_t> packed(static_cast<size_t>(m.cols * words));
