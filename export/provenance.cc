@@ -42,6 +42,7 @@ std::string tokenizer_digest(const ModelSource& source) {
 std::vector<std::pair<std::string, std::string>> Provenance::entries() const {
   std::vector<std::pair<std::string, std::string>> all{{"scheme", scheme},
                                                        {"method", method},
+                                                       {"scale_type", scale_type},
                                                        {"calibration", calibration},
                                                        {"tokenizer_digest", tokenizer_digest},
                                                        {"template_digest", template_digest}};
@@ -57,6 +58,7 @@ Provenance provenance_of(const ModelSource& source) {
   const Json& said = provenance.report.is_null() ? carried : provenance.report;
   provenance.scheme = text_at(said, "scheme");
   provenance.method = text_at(said, "method");
+  provenance.scale_type = text_at(said, "scale_type");
   provenance.calibration = provenance.report.is_null() ? text_at(said, "calibration") : calibration_of(said);
   provenance.tokenizer_digest = tokenizer_digest(source);
   if (const std::string chat = source.chat_template(); !chat.empty()) provenance.template_digest = digest_of(chat);

@@ -40,10 +40,14 @@ bool fits_f16(std::span<const float> values) {
 
 MatrixTask task_of(const ModelSource& source, const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
-  return {tensor.name, tensor.rows(), tensor.cols(), plan.scheme,
+  return {tensor.name,
+          tensor.rows(),
+          tensor.cols(),
+          plan.scheme,
           [&source, &tensor](int64_t first, int64_t count, std::span<float> out) {
             source.read_f32(tensor, first, count, out);
-          }};
+          },
+          plan.scale_type};
 }
 
 QuantizedWriter::QuantizedWriter(const ModelSource& source, const fs::path& directory, Context& context)

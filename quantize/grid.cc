@@ -39,11 +39,23 @@ RETORT_EACH_ISA void encode_in_book(const float* values, size_t size, float inve
   }
 }
 
+void round_scales(GroupLanes& scales, ScaleType type) {
+  if (type == ScaleType::kF16) return round_to_f16(scales);
+  for (int64_t lane = 0; lane < kGroupLanes; ++lane) scales[lane] = round_scale(scales[lane], type);
+}
+
 }  // namespace
 
 float round_to_f16(float value) { return f16_to_f32(f32_to_f16(value)); }
 
-GridFitter::GridFitter(const Scheme& scheme, GridRule rule) : scheme_(scheme), rule_(rule), search_(scheme, rule) {
+// Below 2^-16 the numbers of f16 have no more digits than those of bf16, above they have all of bf16's.
+float round_scale(float value, ScaleType type) {
+  const bool shorter = type == ScaleType::kPortable && std::abs(value) >= 0x1p-16f;
+  return round_to_f16(shorter ? bf16_to_f32(f32_to_bf16(value)) : value);
+}
+
+GridFitter::GridFitter(const Scheme& scheme, GridRule rule, ScaleType scale_type)
+    : scheme_(scheme), rule_(rule), scale_type_(scale_type), search_(scheme, rule) {
   if (scheme.is_super_block()) groups_ = static_cast<size_t>(scheme.unit_size(0) / scheme.group);
 }
 
@@ -111,7 +123,7 @@ void GridFitter::fit_joined(std::span<const float> values, std::span<const float
 void GridFitter::fit_groups(const GroupTile& tile, std::span<UnitGrids> grids) {
   GroupFits& fits = fits_[0];
   search_grids(search_, tile, fits);
-  round_to_f16(fits.scale);
+  round_scales(fits.scale, scale_type_);
   round_to_f16(fits.minimum);
   for (size_t lane = 0; lane < grids.size(); ++lane)
     grids[lane].groups[0] = {fits.scale[lane], static_cast<uint8_t>(fits.zero[lane]), fits.minimum[lane]};

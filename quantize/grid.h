@@ -19,6 +19,10 @@ struct Grid {
   float minimum = 0;
 };
 
+// What a stored scale may be: any number of f16, or one that bf16 holds too (8 significant bits), so that programs
+// which cast scales to the model's type keep it. Blocks of GGUF have f16 always.
+enum class ScaleType : uint8_t { kF16, kPortable };
+
 // The grids of one unit (Scheme::unit_size columns of a row): of one group, or of the groups of a super-block with
 // the numbers that they are products of.
 struct UnitGrids {
@@ -35,7 +39,8 @@ struct UnitGrids {
 // last both are fitted once more to the codes that came out. One object per thread.
 class GridFitter {
  public:
-  explicit GridFitter(const Scheme& scheme, GridRule rule = GridRule::kSmallestError);
+  explicit GridFitter(const Scheme& scheme, GridRule rule = GridRule::kSmallestError,
+                      ScaleType scale_type = ScaleType::kF16);
   // `importance` weights the squared errors; empty: all alike. Values are finite. A group whose scale leaves the
   // range of f16 gives an infinite scale: the caller refuses it.
   Grid fit(std::span<const float> values, std::span<const float> importance = {});  // not for super-blocks
@@ -63,6 +68,7 @@ class GridFitter {
 
   Scheme scheme_;
   GridRule rule_;
+  ScaleType scale_type_;
   GridSearch search_;
   size_t group_size_ = 0, groups_ = 1;  // groups of a unit
   bool weighted_ = false;
@@ -77,5 +83,7 @@ void store_grids(const UnitGrids& grids, int64_t row, int64_t unit, QuantizedMat
 void store_grids(std::span<const UnitGrids> units, int64_t first_unit, QuantizedMatrix& matrix);
 
 float round_to_f16(float value);
+// The nearest number of the type; infinite beyond its range.
+float round_scale(float value, ScaleType type);
 
 }  // namespace retort

@@ -62,7 +62,8 @@ std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
   if (task.scheme.granularity != Granularity::kTensor) return std::nullopt;
   std::vector<float> values(static_cast<size_t>(task.rows * task.cols));
   task.read(0, task.rows, values);
-  return all_finite(values) ? GridFitter(task.scheme).fit(values) : Grid{};
+  if (!all_finite(values)) return Grid{};
+  return GridFitter(task.scheme, GridRule::kSmallestError, task.scale_type).fit(values);
 }
 
 namespace {

@@ -20,6 +20,7 @@ struct MatrixTask {
   Scheme scheme;  // fits the shape
   // Rows [first, first + count) in float32, out[count * cols]. Thread-safe.
   std::function<void(int64_t first, int64_t count, std::span<float> out)> read;
+  ScaleType scale_type = ScaleType::kF16;
 };
 
 // Whole rows; the pieces of a matrix depend on nothing but its shape.

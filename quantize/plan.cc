@@ -28,10 +28,16 @@ Scheme sixteen_bits(const ModelTensor& tensor) {
 class Planner {
  public:
   Planner(const ModelSource& source, const QuantizeOptions& options)
-      : source_(source), quantizer_(find_quantizer(options.method)), mix_(find_mix(options.scheme)) {
+      : source_(source),
+        quantizer_(find_quantizer(options.method)),
+        mix_(find_mix(options.scheme)),
+        scale_type_(options.scale_type == "portable" ? ScaleType::kPortable : ScaleType::kF16) {
     if (options.scheme == "auto") types_ = candidate_types(options);
     if (!options.target.empty()) target_ = &find_target(options.target);
     scheme_ = !types_.empty() ? types_.front() : checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
+    if (scale_type_ != ScaleType::kF16 && (scheme_.is_block() || scheme_.book != CodeBook::kLinear))
+      fail_usage("quantize", "--scale-type", name_of(scheme_) + " is stored with f16 scales",
+                 "Portable scales are for integer schemes, as int4-g32-sym");
     for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, checked(type, true)});
   }
 
@@ -47,6 +53,7 @@ class Planner {
       TensorPlan plan{&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}};
       if (choosable(plan)) offer_types(plan);
       plans.push_back(fitted(std::move(plan)));
+      if (!plans.back().scheme.is_block()) plans.back().scale_type = scale_type_;
     }
     for (const KeepRule& rule : keep_)
       if (!rule.matched) fail_usage("quantize", "--keep", "no tensor is named like '" + rule.pattern + "'");
@@ -133,7 +140,8 @@ class Planner {
 
   const ModelSource& source_;
   const Quantizer& quantizer_;
-  const Mix* mix_;             // not null: the types of a mix instead of scheme_
+  const Mix* mix_;  // not null: the types of a mix instead of scheme_
+  const ScaleType scale_type_;
   std::vector<Scheme> types_;  // not empty: auto chooses among them
   const Target* target_ = nullptr;
   Scheme scheme_;

@@ -32,6 +32,8 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
   if (options.grid == "max" && quantizer.needs_calibration)
     fail_usage("quantize", "--grid", std::string(quantizer.name) + " searches its grids by the error of the outputs",
                "--grid max is for rtn and imatrix");
+  if (options.scale_type != "f16" && options.scale_type != "portable")
+    fail_usage("quantize", "--scale-type", options.scale_type + " is not one", "They are f16 and portable");
   if (!(options.damp >= 0 && options.damp <= 1))
     fail_usage("quantize", "--damp", "it is a share of the mean diagonal, from 0 to 1");
   if (options.aim != "quantized" && options.aim != "float")
@@ -227,6 +229,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   summary.scheme =
       find_mix(options.scheme) || options.scheme == "auto" ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
+  if (options.scale_type != "f16") summary.scale_type = options.scale_type;
   writer.finish(summary, describe(options, quantizer, importance));
   fs::remove_all(state);  // not before everything is on the disk
   summary.output_bytes = bytes_below(directory);

@@ -10,6 +10,7 @@
 #include "core/arch/family.h"
 #include "core/base/context.h"
 #include "core/checkpoint/model_source.h"
+#include "quantize/grid.h"
 
 namespace retort {
 
@@ -31,11 +32,13 @@ struct QuantizeOptions {
   std::string aim = "quantized";                // or "float": outputs follow those of the float model
   std::string precision = "auto";               // of the matrix products of the forward passes: f32 or bf16
   std::string grid = "mse";                     // or "max": as wide as the largest weight, without a search
+  std::string scale_type = "f16";               // or "portable": scales that f16 and bf16 both hold
   int64_t learn_rounding = 0, tune_scales = 0;  // steps of each (tune/)
 };
 
 struct QuantizeSummary {
   std::string scheme, method;
+  std::string scale_type;  // empty: f16
   double seconds = 0;
   uint64_t peak_rss_bytes = 0, output_bytes = 0;
   double bits_per_weight = 0;  // of the whole model: all stored tensors, all parameters
@@ -65,6 +68,7 @@ struct TensorPlan {
   // With scheme "auto": what this matrix may become, smallest first; `scheme` is the first until one is chosen
   // (allocate/assign.h). Empty: not a matrix, or kept.
   std::vector<Scheme> candidates = {};
+  ScaleType scale_type = ScaleType::kF16;
 };
 // In the order of a forward pass. A pattern of `keep` that matches nothing is a usage Error.
 std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options);

@@ -22,6 +22,7 @@ struct SolvedMatrix {
   std::optional<QuantizedMatrix> matrix;  // empty: cannot be quantized at all; `fallback` says why
   std::string method;
   std::string fallback;  // empty: as asked
+  ScaleType scale_type = ScaleType::kF16;
   // The matrix is of W[r][c] * column_factors[c] / row_divisors[r] (awq/); empty: all 1.
   std::vector<float> column_factors = {}, row_divisors = {};
   Json details = Json::object();
@@ -65,9 +66,9 @@ struct Quantizer {
 std::span<const Quantizer> quantizers();
 const Quantizer& find_quantizer(std::string_view name);  // a usage Error names the nearest valid one
 
-// Round to nearest, row by row (grid.h). Blocks of q8_0 and, with GridRule::kLargestWeight, of q4_0 are exactly those of
-// ggml's reference quantizer. `importance` (empty, or one number per column, llama.cpp's imatrix) weights the errors of
-// a column; large weights then count more than small ones.
+// Round to nearest, row by row (grid.h). Blocks of q8_0 and, with GridRule::kLargestWeight, of q4_0 are exactly those
+// of ggml's reference quantizer. `importance` (empty, or one number per column, llama.cpp's imatrix) weights the errors
+// of a column; large weights then count more than small ones.
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
                               Context& context);
 std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* statistics,

@@ -46,12 +46,12 @@ RETORT_EACH_ISA float round_q8_0(std::span<const float> values, std::span<uint8_
 class PieceRounder {
  public:
   // `tensor_grid`: the one grid of the whole matrix, where the scheme has one.
-  PieceRounder(QuantizedMatrix& matrix, const std::optional<Grid>& tensor_grid, GridRule rule,
+  PieceRounder(QuantizedMatrix& matrix, const std::optional<Grid>& tensor_grid, GridRule rule, ScaleType scale_type,
                std::span<const float> importance)
       : matrix_(matrix),
         tensor_grid_(tensor_grid),
         importance_(importance),
-        fitter_(matrix.scheme, rule),
+        fitter_(matrix.scheme, rule, scale_type),
         unit_(static_cast<size_t>(matrix.scheme.unit_size(matrix.cols))),
         group_(static_cast<size_t>(matrix.scheme.group_size(matrix.cols))) {
     if (rule != GridRule::kLargestWeight) return;
@@ -125,13 +125,16 @@ SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> imp
   const auto start = std::chrono::steady_clock::now();
   // As llama.cpp: a search would lower an error that its 8-bit activations hide, and take three times as long.
   if (task.scheme.block == BlockType::kQ8_0) rule = GridRule::kLargestWeight;
-  SolvedMatrix solved{.matrix = make_quantized(task.scheme, task.rows, task.cols), .method = "rtn", .fallback = {}};
+  SolvedMatrix solved{.matrix = make_quantized(task.scheme, task.rows, task.cols),
+                      .method = "rtn",
+                      .fallback = {},
+                      .scale_type = task.scale_type};
   const std::optional<Grid> tensor_grid = fit_tensor_grid(task);
   std::vector<ErrorSums> sums(static_cast<size_t>(count_pieces(task)));
   std::atomic<bool> finite{true};
   for_each_piece(task, context, [&](const RowPiece& piece) {
     if (!all_finite(piece.values)) return finite.store(false);
-    PieceRounder(*solved.matrix, tensor_grid, rule, importance).round(piece);
+    PieceRounder(*solved.matrix, tensor_grid, rule, task.scale_type, importance).round(piece);
     sums[static_cast<size_t>(piece.index)] = sum_errors(*solved.matrix, piece.first, piece.values);
   });
   if (!finite) solved.fallback = "the weights hold NaN or infinity";

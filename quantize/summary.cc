@@ -24,6 +24,7 @@ bool QuantizeSummary::fell_back() const {
 
 Json to_json(const QuantizeSummary& summary, Figures figures) {
   Json json{{"scheme", summary.scheme}, {"method", summary.method}};
+  if (!summary.scale_type.empty()) json["scale_type"] = summary.scale_type;
   if (figures == Figures::kAll) {
     json["seconds"] = summary.seconds;
     json["peak_rss_bytes"] = summary.peak_rss_bytes;

@@ -34,12 +34,12 @@ ColumnChannels channels_of(const ModelConfig& config, Input input) {
 
 bool has_own_scales(const Scheme& scheme) { return scheme.granularity != Granularity::kTensor; }
 
-// False where rounding to f16 changes a value by more than a 256th.
-bool divide_by_row(std::vector<float>& values, std::span<const float> divisors) {
+// False where rounding changes a value by more than a 256th.
+bool divide_by_row(std::vector<float>& values, std::span<const float> divisors, ScaleType type) {
   const size_t width = values.size() / divisors.size();
   for (size_t i = 0; i < values.size(); ++i) {
     const float exact = values[i] / divisors[i / width];
-    values[i] = round_to_f16(exact);
+    values[i] = round_scale(exact, type);
     if (!(std::abs(values[i] - exact) <= std::abs(exact) / 256)) return false;
   }
   return true;
@@ -50,10 +50,12 @@ struct RowGrids {
 };
 
 // The codes stay: a row's grid does not depend on its size. Nothing where f16 cannot hold the divided scales.
-std::optional<RowGrids> divided(const QuantizedMatrix& matrix, std::span<const float> divisors) {
+std::optional<RowGrids> divided(const SolvedMatrix& solved, std::span<const float> divisors) {
+  const QuantizedMatrix& matrix = *solved.matrix;
   const bool super = matrix.scheme.is_super_block();
   RowGrids grids{super ? matrix.super.scales : matrix.scales, super ? matrix.super.minima : matrix.minima};
-  if (!divide_by_row(grids.scales, divisors) || !divide_by_row(grids.minima, divisors)) return std::nullopt;
+  if (!divide_by_row(grids.scales, divisors, solved.scale_type)) return std::nullopt;
+  if (!divide_by_row(grids.minima, divisors, ScaleType::kF16)) return std::nullopt;
   return grids;
 }
 
@@ -87,7 +89,7 @@ class Folder {
       return true;
     }
     SolvedMatrix& matrix = solved_.matrices.at(name_before(Part::kWeight));
-    if (!divided(*matrix.matrix, rows)) return false;
+    if (!divided(matrix, rows)) return false;
     matrix.row_divisors = rows;
     if (group_.source.find(name_before(Part::kBias))) divide_vector(name_before(Part::kBias), rows);
     return true;
@@ -123,7 +125,7 @@ void divide_rows(SolvedLayer& layer) {
     if (solved.row_divisors.empty()) continue;
     QuantizedMatrix& matrix = *solved.matrix;
     const bool super = matrix.scheme.is_super_block();
-    RowGrids grids = *divided(matrix, solved.row_divisors);
+    RowGrids grids = *divided(solved, solved.row_divisors);
     (super ? matrix.super.scales : matrix.scales) = std::move(grids.scales);
     (super ? matrix.super.minima : matrix.minima) = std::move(grids.minima);
     if (super) expand_super_scales(matrix, 0, matrix.rows);

@@ -71,6 +71,7 @@ class RowShard {
   RowShard(const MatrixTask& task, const at::Tensor& moment, QuantizedMatrix& matrix, int64_t first)
       : moment_(moment),
         matrix_(matrix),
+        scale_type_(task.scale_type),
         first_(first),
         rows_(std::min(kRows, task.rows - first)),
         group_(task.scheme.group_size(task.cols)),
@@ -110,13 +111,19 @@ class RowShard {
     return scales;
   }
 
-  // Each weight at the nearest code under the scale, times each of the factors in turn and rounded to f16.
+  // As the matrix can hold them.
+  at::Tensor rounded(at::Tensor scales) const {
+    scales = scales.contiguous();
+    const std::span values(scales.mutable_data_ptr<float>(), static_cast<size_t>(scales.numel()));
+    for (float& value : values) value = round_scale(value, scale_type_);
+    return scales;
+  }
+
+  // Each weight at the nearest code under the scale, times each of the factors in turn and rounded.
   GroupChoice best_of(int64_t group, const at::Tensor& scales, std::span<const float> factors) const {
     const auto count = static_cast<int64_t>(factors.size());
-    const at::Tensor tried = (scales.t() * at::tensor(at::ArrayRef<float>(factors.data(), factors.size())).unsqueeze(1))
-                                 .to(at::kHalf)
-                                 .to(at::kFloat)
-                                 .view({count * rows_, 1});
+    const at::Tensor multiples = at::tensor(at::ArrayRef<float>(factors.data(), factors.size())).unsqueeze(1);
+    const at::Tensor tried = rounded(scales.t() * multiples).view({count * rows_, 1});
     const at::Tensor errors = at::empty({count * rows_, group_}, at::kFloat);
     for (int64_t i = 0; i < count * rows_; ++i)
       round(tried.const_data_ptr<float>()[i], matrix_.zero(first_ + i % rows_, group),
@@ -147,7 +154,7 @@ class RowShard {
     const at::Tensor wanted = row_sums(pulled * weights_of_group_) - row_sums(values * others_);
     const at::Tensor stretch = (wanted / row_sums(pulled * values)).nan_to_num(1, 1, 1).to(at::kFloat);
     GroupChoice result = choice;
-    result.scales = (choice.scales * stretch).to(at::kHalf).to(at::kFloat);
+    result.scales = rounded(choice.scales * stretch);
     result.error = values * (result.scales / choice.scales).nan_to_num(1, 1, 1) - weights_of_group_;
     const at::Tensor cost = row_sums((at::mm(result.error, moment_of_group_) + 2 * others_) * result.error);
     result.cost = at::where(result.scales * choice.scales > 0, cost, choice.cost);
@@ -172,6 +179,7 @@ class RowShard {
 
   const at::Tensor& moment_;
   QuantizedMatrix& matrix_;
+  const ScaleType scale_type_;
   const int64_t first_, rows_, group_;
   at::Tensor weights_, error_, pull_;                       // [rows, columns]: W, Q - W and (Q - W) H
   at::Tensor weights_of_group_, moment_of_group_, others_;  // others_: what the other groups' errors add to (Q - W) H

@@ -172,10 +172,14 @@ class SequentialWalk : public LayerWalk {
   static MatrixTask task_of(const TensorPlan& plan, const at::Tensor& weight) {
     const at::Tensor values = weight.cpu();
     const int64_t cols = values.size(1);
-    return {plan.tensor->name, values.size(0), cols, plan.scheme,
+    return {plan.tensor->name,
+            values.size(0),
+            cols,
+            plan.scheme,
             [values, cols](int64_t first, int64_t count, std::span<float> out) {
               std::copy_n(values.const_data_ptr<float>() + first * cols, count * cols, out.data());
-            }};
+            },
+            plan.scale_type};
   }
 
   // In the coordinates of the checkpoint: scaled columns are divided again.

@@ -39,6 +39,7 @@ std::vector<float> read_floats(const ArrayReader& reader, const std::string& nam
 void write_solved(ArrayWriter& writer, const std::string& prefix, const SolvedMatrix& solved) {
   Json about{{"method", solved.method},
              {"fallback", solved.fallback},
+             {"portable_scales", solved.scale_type == ScaleType::kPortable},
              {"details", solved.details},
              {"seconds", solved.seconds}};
   if (solved.matrix) {
@@ -74,6 +75,7 @@ SolvedMatrix read_solved(const ArrayReader& reader, const std::string& prefix) {
   SolvedMatrix solved{.matrix = {},
                       .method = about["method"],
                       .fallback = about["fallback"],
+                      .scale_type = about["portable_scales"] ? ScaleType::kPortable : ScaleType::kF16,
                       .details = about["details"],
                       .seconds = about["seconds"]};
   solved.column_factors = read_floats(reader, prefix + "column-factors");
@@ -94,7 +96,7 @@ std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan,
   const Quantizer& quantizer = find_quantizer(options.method);
   Digest digest;
   digest.update(Json{quantizer.name, quantizer.version, options.group_order, options.damp, options.second_pass,
-                     options.aim, options.precision, windows.size(0), source.config().json}
+                     options.aim, options.precision, options.scale_type, windows.size(0), source.config().json}
                     .dump());
   const at::Tensor ids = windows.contiguous();
   digest.update(std::as_bytes(std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))));

@@ -18,7 +18,8 @@ SolvedMatrix fall_back(const MatrixTask& task, const std::string& reason, const 
 SolvedMatrix finish(GptqResult&& result, const MatrixTask& task, const HessianFactor& factor,
                     const SolverOptions& options, Context& context) {
   if (!result.finite) return fall_back(task, "weights or scales are not finite", options, context);
-  SolvedMatrix solved{.matrix = std::move(result.matrix), .method = "gptq", .fallback = {}};
+  SolvedMatrix solved{
+      .matrix = std::move(result.matrix), .method = "gptq", .fallback = {}, .scale_type = task.scale_type};
   solved.details = {{"damp", factor.damp}, {"objective", result.objective}};
   return solved;
 }

@@ -33,7 +33,7 @@ class RowShard {
         missing_(missing),
         first_(first),
         result_(result),
-        fitter_(task.scheme),
+        fitter_(task.scheme, GridRule::kSmallestError, task.scale_type),
         rows_(std::min(shard_rows(task), task.rows - first)),
         strips_((rows_ + kSolverRows - 1) / kSolverRows),
         width_(strips_ * kSolverRows),

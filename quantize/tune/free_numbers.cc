@@ -55,7 +55,7 @@ FreeNumbers::Entry FreeNumbers::make_entry(SolvedTensor& tensor, const Parameter
   Entry entry{slice.first, slice.count, 0, slice.count, nullptr};
   if (tensor.solved.matrix) {
     entry.solved = &tensor.solved;
-    entry.matrix = std::make_unique<TunedMatrix>(*tensor.solved.matrix, codes);
+    entry.matrix = std::make_unique<TunedMatrix>(*tensor.solved.matrix, codes, tensor.solved.scale_type);
     entry.count = entry.matrix->parameters();
     return entry;
   }

@@ -3,28 +3,27 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/base/dtype.h"
-
 namespace retort {
 namespace {
 
 constexpr float kShare = 0.9f;  // of a weight's distance from its code
 
-// The f16 number nearest to start * (1 + kStep * offset); the start itself where that leaves the range of f16.
-float moved(float start, float offset) {
-  const float value = f16_to_f32(f32_to_f16(start * (1 + TunedMatrix::kStep * offset)));
+// The number nearest to start * (1 + kStep * offset); the start itself where that leaves the range of f16.
+float moved(float start, float offset, ScaleType type) {
+  const float value = round_scale(start * (1 + TunedMatrix::kStep * offset), type);
   return value != 0 && std::isfinite(value) ? value : start;
 }
 
-void move_all(std::span<const float> start, std::span<const float> offsets, std::vector<float>& out) {
-  for (size_t i = 0; i < start.size(); ++i) out[i] = moved(start[i], offsets[i]);
+void move_all(std::span<const float> start, std::span<const float> offsets, ScaleType type, std::vector<float>& out) {
+  for (size_t i = 0; i < start.size(); ++i) out[i] = moved(start[i], offsets[i], type);
 }
 
 }  // namespace
 
-TunedMatrix::TunedMatrix(QuantizedMatrix& matrix, bool codes)
+TunedMatrix::TunedMatrix(QuantizedMatrix& matrix, bool codes, ScaleType scale_type)
     : matrix_(matrix),
       codes_(codes),
+      scale_type_(scale_type),
       levels_(levels_of(matrix.scheme.book)),
       groups_per_unit_(matrix.scheme.unit_size(matrix.cols) / matrix.scheme.group_size(matrix.cols)),
       units_(matrix.scheme.granularity == Granularity::kTensor ? 1 : stored_scales().size()),
@@ -87,8 +86,8 @@ void TunedMatrix::set_codes(std::span<const float> offsets) {
 }
 
 void TunedMatrix::set_scales(std::span<const float> parameters) {
-  move_all(scales_, parameters, stored_scales());
-  if (!minima_.empty()) move_all(minima_, parameters.subspan(scales_.size()), stored_minima());
+  move_all(scales_, parameters, scale_type_, stored_scales());
+  if (!minima_.empty()) move_all(minima_, parameters.subspan(scales_.size()), ScaleType::kF16, stored_minima());
   if (units_ == 1) std::ranges::fill(matrix_.scales, matrix_.scales.front());
   if (matrix_.scheme.is_super_block()) expand_super_scales(matrix_, 0, matrix_.rows);
 }

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "core/pack/quantized_matrix.h"
+#include "quantize/grid.h"
 
 namespace retort {
 
 // Parameters are offsets from the matrix as it was solved, in units in which steps of one size suit all of them:
 // - a scale s (of a super-block, a group, a row or the matrix: whatever is stored in f16) becomes s * (1 + kStep * p),
-//   likewise a minimum; both rounded to f16, so that every step is taken from numbers that the format holds;
+//   likewise a minimum; both rounded to what is stored, so that every step is taken from numbers that the format holds;
 // - a code k becomes k + p, rounded and kept within the scheme. Its gradient passes the rounding unchanged, as in
 //   arXiv:2309.05516 (section 3): p is the offset V there, free to cross more than one code.
 // Zero points and the integers of super-blocks stay.
@@ -20,7 +21,7 @@ class TunedMatrix {
   static constexpr float kStep = 0.3f;
 
   // `matrix` must outlive this object, which changes it in place.
-  TunedMatrix(QuantizedMatrix& matrix, bool codes);
+  TunedMatrix(QuantizedMatrix& matrix, bool codes, ScaleType scale_type = ScaleType::kF16);
   int64_t parameters() const;
   // The parameters to begin with: all 0, but where a code is the nearest to its weight [rows * cols], it begins close
   // to where the weight lies. Codes that a solver took from further away begin in their middle.
@@ -45,6 +46,7 @@ class TunedMatrix {
 
   QuantizedMatrix& matrix_;
   bool codes_;
+  ScaleType scale_type_;
   std::span<const float> levels_;       // of the code book; empty: linear
   int64_t groups_per_unit_;             // groups that share a stored scale, within a row
   size_t units_;                        // stored scales that differ

@@ -43,6 +43,9 @@ constexpr ParamSpec kParams[] = {
      "auto|f32|bf16"},
     {"grid", ParamType::kText, "mse",
      "rtn, imatrix: scales by the smallest squared error, or as wide as the largest weight", false, false, "mse|max"},
+    {"scale-type", ParamType::kText, "f16",
+     "scales: any number of f16, or those that bf16 holds too, for programs that cast them", false, false,
+     "f16|portable"},
     {"for", ParamType::kText, "", "the program that shall load the result: says before the work whether it does", false,
      false, "vllm|llama.cpp|onnxruntime|mlx"},
     {"strict", ParamType::kFlag, "", "fail where a tensor would fall back, or --for's program would not load it"},
@@ -71,6 +74,7 @@ QuantizeOptions read_options(const Params& params) {
   options.aim = params.text("aim");
   options.precision = params.text("precision");
   options.grid = params.text("grid");
+  options.scale_type = params.text("scale-type");
   if (params.has("for")) options.target = params.text("for");
   options.strict = params.flag("strict");
   options.learn_rounding = params.integer("learn-rounding");

@@ -15,6 +15,7 @@ TOLERANCE = 1e-5  # of the largest logit
 # transformers 5.23 with compressed-tensors 0.19 loads no packed zero points but with dequantize=True, neither ours nor
 # llm-compressor's own. That way rounds every weight to the type of the scales.
 ROUNDED = 1e-3
+IN_BFLOAT16 = 3e-2  # a model whose activations are rounded to bfloat16
 
 
 def tensors_of(directory):
@@ -97,6 +98,23 @@ class CompressedTensors(unittest.TestCase):
             ids = ids + [int(common.logits(model, ids)[-1].argmax())]
         self.assertEqual(new, ids[:len(new)])
         self.assertGreater(len(new), 12)
+
+    def test_portable_scales_are_those_of_a_bfloat16_model(self):
+        """Nothing is lost in the type that loaders cast scales to: the directory says bfloat16 and has our numbers."""
+        model = common.quantized(common.TEACHER, self.dir / "portable", "int4-g128-sym", "--scale-type", "portable")
+        directory = common.exported(model, self.dir / "portable-ct", "--format", "compressed-tensors")
+        tensors = tensors_of(directory)
+        self.assertEqual({values.dtype for name, values in tensors.items() if name.endswith("_scale")}, {torch.bfloat16})
+        config = json.loads((directory / "config.json").read_text())
+        self.assertEqual((config["dtype"], config["retort"]["scale_type"]), ("bfloat16", "portable"))
+        self.assertEqual(self.check_numbers(model, directory), 6 * 7)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(directory)
+        self.assertEqual(loaded.dtype, torch.bfloat16)
+        ids = common.tokenize(model, common.PROMPT)
+        with torch.no_grad():
+            theirs = loaded(torch.tensor([ids])).logits[0].float().numpy()
+        ours = common.logits(model, ids)
+        self.assertLess(np.abs(theirs - ours).max(), IN_BFLOAT16 * np.abs(ours).max())
 
     def test_schemes_that_differ_are_groups_of_modules(self):
         model = self.dir / "mixed"

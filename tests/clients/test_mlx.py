@@ -3,6 +3,7 @@ import json
 import unittest
 
 import mlx.core as mx
+import mlx.utils
 import mlx_lm
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
@@ -79,6 +80,25 @@ class Teacher(Case):
                                  "*.down_proj.weight=int8-g32-sym", "--keep", "*.1.self_attn.v_proj.weight=bf16")
         config = self.check(common.exported(model, self.dir / "mixed.mlx", "--format", "mlx"), model)
         self.assertEqual(config["quantization"]["model.layers.3.mlp.down_proj"], {"bits": 8, "group_size": 32})
+
+    def numbers_lost_in_bfloat16(self, name, scheme, *options):
+        """Names of the scales and biases that a cast of the model changes."""
+        model = common.quantized(common.TEACHER, self.dir / name, scheme, *options)
+        loaded = load(common.exported(model, self.dir / f"{name}.mlx", "--format", "mlx"))[0]
+        numbers = lambda: {path: np.array(values.astype(mx.float32)) for path, values
+                           in mlx.utils.tree_flatten(loaded.parameters()) if path.endswith((".scales", ".biases"))}
+        before = numbers()
+        loaded.set_dtype(mx.bfloat16)
+        self.assertEqual({values.dtype for path, values in mlx.utils.tree_flatten(loaded.parameters())
+                          if path.endswith(".scales")}, {mx.bfloat16})
+        self.assertEqual(len(before), 2 * 6 * 7)
+        return {path.rsplit(".", 1)[1] for path, values in numbers().items() if (values != before[path]).any()}
+
+    def test_portable_scales_survive_a_cast_to_bfloat16(self):
+        portable = ("--scale-type", "portable")
+        self.assertEqual(self.numbers_lost_in_bfloat16("portable", "int4-g128-sym", *portable), set())
+        self.assertEqual(self.numbers_lost_in_bfloat16("portable-asym", "int4-g32-asym", *portable), {"biases"})
+        self.assertEqual(self.numbers_lost_in_bfloat16("f16", "int4-g128-sym"), {"scales", "biases"})
 
     def test_awq(self):
         """mlx-lm computes AWQ checkpoints in the type of their scales."""

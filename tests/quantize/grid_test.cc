@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "core/base/dtype.h"
 #include "tests/quantize/matrix_task.h"
@@ -182,6 +184,44 @@ TEST(GridFitter, AsymmetricRangesIncludeZero) {
     EXPECT_EQ(fitter.fit(std::vector<float>{3.0f, 3.5f, 4.0f, 3.1f}).zero, 0);
     EXPECT_EQ(fitter.fit(std::vector<float>{-3.0f, -3.5f, -4.0f}).zero, parse_scheme(name).max_code());
   }
+}
+
+// Against a list of every positive number that both types hold.
+TEST(ScaleType, PortableIsTheNearestNumberOfBothTypes) {
+  std::vector<float> both;
+  for (uint32_t bits = 1; bits < 0x7c00; ++bits) {
+    const float value = f16_to_f32(static_cast<uint16_t>(bits));
+    if (bf16_to_f32(f32_to_bf16(value)) == value) both.push_back(value);
+  }
+  EXPECT_EQ(both.back(), 65280.0f);
+  for (const float spread : {0x1p-22f, 0x1p-16f, 1e-3f, 1.0f, 300.0f}) {
+    for (const float drawn : gaussian(500, spread, 3)) {
+      const float value = std::min(std::abs(drawn), 65280.0f), stored = round_scale(value, ScaleType::kPortable);
+      const auto above = std::ranges::lower_bound(both, value);
+      float distance = above == both.end() ? value : *above - value;
+      distance = std::min(distance, above == both.begin() ? value : value - *std::prev(above));
+      ASSERT_EQ(std::abs(stored - value), distance) << value;
+      ASSERT_EQ(stored, f16_to_f32(f32_to_f16(stored)));
+      ASSERT_EQ(stored, bf16_to_f32(f32_to_bf16(stored)));
+      ASSERT_EQ(round_scale(-value, ScaleType::kPortable), -stored);
+    }
+  }
+  EXPECT_TRUE(std::isinf(round_scale(65500.0f, ScaleType::kPortable)));
+  EXPECT_EQ(round_scale(0.1f, ScaleType::kF16), round_to_f16(0.1f));
+}
+
+TEST(GridFitter, PortableScalesLoseLittle) {
+  const Scheme scheme = parse_scheme("int4-g32-sym");
+  double free = 0, portable = 0;
+  for (unsigned seed = 0; seed < 50; ++seed) {
+    const auto values = gaussian(32, 0.1f, seed);
+    const Grid grid = GridFitter(scheme, GridRule::kSmallestError, ScaleType::kPortable).fit(values);
+    EXPECT_EQ(grid.scale, round_scale(grid.scale, ScaleType::kPortable));
+    portable += squared_error(scheme, grid, values);
+    free += squared_error(scheme, GridFitter(scheme).fit(values), values);
+  }
+  EXPECT_NE(portable, free);
+  EXPECT_LT(portable, 1.01 * free);
 }
 
 TEST(GridFitter, ImportanceMovesTheGrid) {

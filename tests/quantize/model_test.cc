@@ -329,6 +329,47 @@ TEST_F(QuantizeByGptq, ActivationsThatAreNotFiniteFallBackToRounding) {
   }
 }
 
+// Scales in `output` that bf16 does not hold, by tensor.
+std::vector<std::string> with_other_scales(const fs::path& output) {
+  const auto artifact = open_model(output);
+  std::vector<std::string> names;
+  for (const ModelTensor& tensor : artifact->tensors()) {
+    if (tensor.scheme.is_dense()) continue;
+    const QuantizedMatrix matrix = artifact->read_quantized(tensor);
+    if (!std::ranges::all_of(matrix.scales, [](float s) { return bf16_to_f32(f32_to_bf16(s)) == s; }))
+      names.push_back(tensor.name);
+  }
+  return names;
+}
+
+TEST_F(QuantizeByGptq, PortableScalesAreInEveryMatrix) {
+  const auto source = model();
+  for (const std::string method : {"gptq", "awq", "awq+gptq", "imatrix"}) {
+    QuantizeOptions chosen = options("int4-g32-asym", method);
+    chosen.keep = {{"*.1.mlp.gate_proj.weight", "q4_0"}};  // whose scales are f16 always
+    EXPECT_GT(quantize(*source, "f16-" + method, chosen).tensors.size(), 20u);
+    EXPECT_GT(with_other_scales(path("f16-" + method)).size(), 20u) << method;
+    chosen.scale_type = "portable";
+    quantize(*source, "portable-" + method, chosen);
+    EXPECT_THAT(with_other_scales(path("portable-" + method)),
+                ::testing::ElementsAre("model.layers.1.mlp.gate_proj.weight"))
+        << method;
+  }
+}
+
+TEST_F(QuantizeByGptq, AStoppedRunContinuesWithScalesOfItsTypeOnly) {
+  const auto source = model();
+  QuantizeOptions portable = options("int4-g32-asym", "awq");
+  portable.scale_type = "portable";
+  quantize(*source, "whole", portable);
+  stop_after(*source, "out", 14, portable);
+  quantize(*source, "out", portable);
+  EXPECT_EQ(digest_of_path(path("out")), digest_of_path(path("whole")));
+  stop_after(*source, "other", 14, options("int4-g32-asym", "awq"));
+  quantize(*source, "other", portable);
+  EXPECT_EQ(digest_of_path(path("other")), digest_of_path(path("whole")));
+}
+
 TEST_F(QuantizeByGptq, KeptSchemesAreSolvedTogetherWithTheOthers) {
   QuantizeOptions chosen = options("q4_0");
   chosen.keep = {{"*v_proj*", "int8-channel-sym"}, {"*layers.0.mlp.down_proj*", "bf16"}};

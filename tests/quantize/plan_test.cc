@@ -214,6 +214,32 @@ TEST_F(QuantizeByRtn, WhatIsNotPossibleIsSaid) {
   EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("--calibration"));
 }
 
+// Of integer schemes: the scales of other matrices are f16 as always.
+TEST_F(QuantizeByRtn, PortableScalesAreOfIntegerSchemes) {
+  const auto source = model();
+  QuantizeOptions chosen = options("auto");
+  chosen.size = "7bpw";
+  chosen.types = "int3-g32-asym,int4-g32-sym";
+  chosen.scale_type = "portable";
+  EXPECT_EQ(to_json(quantize(*source, chosen))["scale_type"], "portable");
+  EXPECT_EQ(read_json_file(path("out") / "retort.json")["scale_type"], "portable");
+  const auto artifact = open_model(path("out"));
+  for (const ModelTensor& tensor : artifact->tensors()) {
+    if (tensor.scheme.is_dense()) continue;
+    for (const float scale : artifact->read_quantized(tensor).scales)
+      ASSERT_EQ(scale, bf16_to_f32(f32_to_bf16(scale))) << tensor.name;
+  }
+  for (const char* scheme : {"q4_0", "q4_k_m", "nf4-g32", "auto"}) {
+    QuantizeOptions refused = options(scheme);
+    refused.scale_type = "portable";
+    if (refused.scheme == "auto") refused.size = "5bpw";
+    EXPECT_THAT(message_of([&] { quantize(*source, refused); }), HasSubstr("is stored with f16 scales")) << scheme;
+  }
+  chosen.scale_type = "bf16";
+  EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("They are f16 and portable"));
+  EXPECT_FALSE(to_json(quantize(*source, options("int4-g32-sym"))).contains("scale_type"));
+}
+
 TEST_F(QuantizeByRtn, TheArtifactHoldsTheSolversIntegers) {
   const auto source = model();
   for (const char* scheme : {"int4-g32-sym", "int3-channel-asym", "int8-tensor-sym", "q4_0", "q8_0"}) {

@@ -63,6 +63,17 @@ TEST_F(Rtn, ATensorHasOneGrid) {
   for (const uint8_t zero : solved.matrix->zeros) EXPECT_EQ(zero, grid.zero);
 }
 
+TEST_F(Rtn, ScalesAreOfTheTypeAskedFor) {
+  const auto values = gaussian(64 * 8, 0.02f, 4);
+  for (const char* scheme : {"int4-g32-sym", "int4-g32-asym", "int8-channel-sym", "int8-tensor-asym"}) {
+    MatrixTask task = matrix_task(values, 64, scheme);
+    task.scale_type = ScaleType::kPortable;
+    const SolvedMatrix solved = solve(task);
+    for (const float scale : solved.matrix->scales) EXPECT_EQ(scale, bf16_to_f32(f32_to_bf16(scale))) << scheme;
+    EXPECT_NE(solved.matrix->scales, solve(matrix_task(values, 64, scheme)).matrix->scales) << scheme;
+  }
+}
+
 std::vector<uint8_t> from_hex(const std::string& text) {
   std::vector<uint8_t> bytes;
   for (size_t i = 0; i < text.size(); i += 2)

@@ -189,6 +189,19 @@ TEST_F(TunedModel, IsCloserToTheFloatModelAndKeepsItsCodes) {
   EXPECT_GT(scales_changed, 0);
 }
 
+TEST_F(TunedModel, KeepsPortableScalesPortable) {
+  QuantizeOptions chosen = options(2, 8);
+  chosen.scale_type = "portable";
+  const Json tuning = quantize("tuned", chosen).tuning;
+  EXPECT_TRUE(tuning[1]["taken"].get<bool>()) << tuning;
+  const auto tuned = open_model(path("tuned"));
+  for (const ModelTensor& tensor : tuned->tensors()) {
+    if (tensor.scheme.is_dense()) continue;
+    for (const float scale : tuned->read_quantized(tensor).scales)
+      ASSERT_EQ(scale, bf16_to_f32(f32_to_bf16(scale))) << tensor.name;
+  }
+}
+
 TEST_F(TunedModel, LearnsCodesThenScales) {
   const Json tuning = quantize("tuned", options(24, 4)).tuning;
   ASSERT_EQ(tuning.size(), 2u);
