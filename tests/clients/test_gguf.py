@@ -130,6 +130,26 @@ class Teacher(unittest.TestCase):
                 self.assertEqual(ours["tokens"], scored)
                 self.assertLess(abs(ours["perplexity"] / theirs - 1), 0.005)
 
+    def test_parts(self):
+        """llama.cpp finds the other files by the name of the first, and computes what it does with one file."""
+        limit = 1 << 20
+        model, single = self.export("single", "int4-g128-sym")
+        directory = common.exported(model, self.dir / "parts", "--format", "gguf", "--max-shard-size", limit)
+        parts = sorted(directory.iterdir())
+        self.assertGreater(len(parts), 2)
+        count = len(gguf.GGUFReader(single).tensors)
+        for number, part in enumerate(parts):
+            self.assertRegex(part.name, rf"^.+-{number + 1:05d}-of-{len(parts):05d}\.gguf$")
+            reader = gguf.GGUFReader(part)
+            split = [reader.fields[f"split.{key}"].contents() for key in ("no", "count", "tensors.count")]
+            self.assertEqual(split, [number, len(parts), count])
+            self.assertTrue(len(reader.tensors) == 1 or sum(t.n_bytes for t in reader.tensors) <= limit)
+        whole = load(single, 256)
+        np.testing.assert_array_equal(logits_of(load(parts[0], 256), self.ids), logits_of(whole, self.ids))
+        parts[1].unlink()
+        with self.assertRaises(ValueError):
+            load(parts[0], 256)
+
     def test_token_ids(self):
         model, path = self.export("tokens", None, "--type", "f16")
         llama = load(path, 64)
