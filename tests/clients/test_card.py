@@ -1,0 +1,116 @@
+"""The model card that `retort export --card` writes: its figures are those of the JSON, and its commands load what lies
+beside it."""
+import ast
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import unittest
+
+import yaml
+
+import common
+from common import retort
+
+FIGURES = ("convention", "tokens", "perplexity", "kl_mean", "kl_p99", "kl_max", "top1_agreement")
+# What loads a format, by the card. Programs that are not among the clients of these tests are not run.
+LOADERS = {"gguf": {"llama.cpp", "llama-cpp-python", "Retort"}, "onnx": {"onnxruntime-genai"},
+           "gptq": {"GPTQModel", "vLLM"}, "awq": {"GPTQModel", "vLLM", "mlx-lm"},
+           "compressed-tensors": {"vLLM", "transformers"}, "mlx": {"mlx-lm"}, "hf": {"transformers"}}
+ABSENT = {"llama.cpp", "vLLM", "GPTQModel"}
+
+
+def commands(card):
+    """{program: command}"""
+    return dict(re.findall(r"^(\S+):\n\n```sh\n(.*)\n```$", card.split("## Loading")[1], re.M))
+
+
+def rows(card):
+    """The cells of every line of every table."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]
+
+
+class Card(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = common.workspace(cls)
+        cls.model = common.quantized(common.TEACHER, cls.dir / "model", "int4-g128-sym")
+        cls.metrics = cls.dir / "metrics.json"
+        cls.measured = retort("eval", cls.model, "--reference", common.TEACHER, "--text", common.HELDOUT, "--convention",
+                              "windows-256", "--max-tokens", 2048, "--output", cls.metrics)
+
+    def export(self, format, *options):
+        directory = self.dir / f"{format}{len(options)}"
+        done = retort("export", self.model, "--format", format, "--card", "--output", directory, *options)
+        return directory, done, (directory / "README.md").read_text()
+
+    def check_files(self, command, directory):
+        """The command is one that its shell and Python can read, and what it opens is there."""
+        words = shlex.split(command)
+        if words[0] == "python":
+            self.assertEqual(words[1], "-c")
+            opened = [node.value for node in ast.walk(ast.parse(words[2])) if isinstance(node, ast.Constant)]
+        else:
+            opened = words[1:]
+        files = [name for name in opened if name == "." or name.endswith(".gguf")]
+        self.assertEqual(len(files), 1, command)
+        self.assertTrue((directory / files[0]).exists(), command)
+
+    def run_command(self, command, directory):
+        places = [pathlib.Path(sys.executable).parent, pathlib.Path(os.environ["RETORT_PROGRAM"]).parent]
+        path = os.pathsep.join([*map(str, places), os.environ["PATH"]])
+        done = subprocess.run(["sh", "-c", command], cwd=directory, env={**os.environ, "PATH": path}, text=True,
+                              capture_output=True)
+        self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout}{done.stderr}")
+
+    def check_commands(self, format, directory, card):
+        found = commands(card)
+        self.assertEqual(set(found), LOADERS[format])
+        for program, command in found.items():
+            with self.subTest(format=format, program=program):
+                self.check_files(command, directory)
+                if program not in ABSENT:
+                    self.run_command(command, directory)
+
+    def test_commands_load_it(self):
+        for format in LOADERS:
+            directory, done, card = self.export(format)
+            head = yaml.safe_load(card.split("---\n")[1])
+            self.assertIn(format, head["tags"])
+            facts = dict(row for row in rows(card) if len(row) == 2)
+            self.assertEqual(facts["format"], format)
+            self.assertEqual(facts["tensors"], f"{done['tensors']}, {done['quantized_tensors']} of them as integers")
+            self.assertEqual((facts["scheme"], facts["method"]) if done["quantized_tensors"] else facts["scheme"],
+                             ("int4-g128-sym", "rtn") if done["quantized_tensors"] else "none: dense tensors")
+            self.assertIn("were not measured", card)
+            self.check_commands(format, directory, card)
+
+    def test_commands_name_the_first_of_several_files(self):
+        directory, _, card = self.export("gguf", "--max-shard-size", "1MiB")
+        self.assertGreater(len(list(directory.glob("*.gguf"))), 2)
+        self.assertIn("-00001-of-", commands(card)["llama.cpp"])
+        self.check_commands("gguf", directory, card)
+
+    def test_figures_are_those_of_the_json(self):
+        _, _, card = self.export("compressed-tensors", "--metrics", self.metrics)
+        self.assertNotIn("not measured", card)
+        (row,) = [row for row in rows(card) if row[0] == "windows-256"]
+        self.assertEqual(json.loads(self.metrics.read_text())["perplexity"], self.measured["perplexity"])
+        self.assertGreater(self.measured["kl_mean"], 0)
+        for key, cell in zip(FIGURES, row, strict=True):
+            expected = self.measured[key]
+            self.assertEqual(cell, expected if isinstance(expected, str) else f"{expected:.5g}", key)
+
+    def test_what_was_not_measured_is_said(self):
+        alone = self.dir / "alone.json"
+        retort("eval", self.model, "--text", common.HELDOUT, "--max-tokens", 1024, "--output", alone)
+        _, _, card = self.export("mlx", "--metrics", alone)
+        (row,) = [row for row in rows(card) if row[0] == json.loads(alone.read_text())["convention"]]
+        self.assertEqual(row[3:], ["not measured"] * 4)
+
+
+if __name__ == "__main__":
+    unittest.main()
