@@ -8,8 +8,9 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DATA = pathlib.Path(os.environ.get("RETORT_DATA", ROOT.parent / "shared/data"))
-MODEL = DATA / "weights/books-5.8m"
+QUICKSTART = ROOT / "recipes/quickstart"
+DATA = pathlib.Path(os.environ.get("RETORT_DATA", ROOT.parent / "shared/data"))  # need not be there
+MODEL = QUICKSTART / "teacher"
 RETORT = pathlib.Path(os.environ.get("RETORT_PROGRAM", ROOT / "build/release/cli/retort"))
 WINDOW = 256  # the model's context
 SAMPLES = 128  # windows of calibration
@@ -41,19 +42,44 @@ def peer(environment, *arguments):
         return json.loads(run([peer_python(environment), script, *arguments], folder=folder).strip().splitlines()[-1])
 
 
+def calibration_text():
+    """16 excerpts of the training books, or of those that the repository has."""
+    books = DATA / "text/classic-books-train/books.txt.xz"
+    if books.exists():
+        with lzma.open(books, "rt", encoding="utf-8") as file:
+            text = file.read()
+    else:
+        text = (QUICKSTART / "train.txt").read_text(encoding="utf-8")
+    step = len(text) // 17
+    return "".join(text[step * i:step * i + 9000] for i in range(1, 17))
+
+
+def evaluation_text():
+    """Some KiB of each of the eight books held out, or as much of the one that the repository has."""
+    books = sorted(path for path in (DATA / "text/books-dev").glob("*.md") if path.name != "README.md")
+    if books:
+        return "".join(path.read_text(encoding="utf-8")[100000:109000] for path in books)
+    return (QUICKSTART / "heldout.txt").read_text(encoding="utf-8")[:72000]
+
+
 def texts(work):
-    """(calibration, evaluation): 16 excerpts of the training books, some KiB of each of the eight books held out."""
+    """(calibration, evaluation), written once."""
     work.mkdir(parents=True, exist_ok=True)
     calibration, evaluation = work / "calibration.txt", work / "evaluation.txt"
-    if not calibration.exists():
-        with lzma.open(DATA / "text/classic-books-train/books.txt.xz", "rt", encoding="utf-8") as file:
-            books = file.read()
-        step = len(books) // 17
-        calibration.write_text("".join(books[step * i:step * i + 9000] for i in range(1, 17)), encoding="utf-8")
-    if not evaluation.exists():
-        books = sorted(path for path in (DATA / "text/books-dev").glob("*.md") if path.name != "README.md")
-        evaluation.write_text("".join(path.read_text(encoding="utf-8")[100000:109000] for path in books), encoding="utf-8")
+    for path, text in ((calibration, calibration_text), (evaluation, evaluation_text)):
+        if not path.exists():
+            path.write_text(text(), encoding="utf-8")
     return calibration, evaluation
+
+
+def importance(work, calibration):
+    """llama.cpp's importance matrix: the one of the data set, or one of the calibration text that we write for it."""
+    theirs, ours = DATA / "quantized/gguf/books-5.8m.imatrix.gguf", work / "imatrix.gguf"
+    if theirs.exists():
+        return theirs
+    retort("quantize", MODEL, "--scheme", "q4_0", "--method", "imatrix", "--calibration", calibration, "--samples", SAMPLES,
+           "--sequence-length", WINDOW, "--save-imatrix", ours, "--output", work / "imatrix-model", "--overwrite")
+    return ours
 
 
 def divergence(model, evaluation):

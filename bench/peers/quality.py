@@ -12,7 +12,8 @@ import argparse
 import json
 import pathlib
 
-from common import DATA, MODEL, ROOT, SAMPLES, WINDOW, LlamaCpp, divergence, peer, peer_python, progress, retort, table, texts
+from common import (MODEL, ROOT, SAMPLES, WINDOW, LlamaCpp, divergence, importance, peer, peer_python, progress, retort,
+                    table, texts)
 
 GGUF = {"Q4_0": "q4_0", "Q4_K_M": "q4_k_m", "Q3_K_M": "q3_k_m", "Q2_K": "q2_k", "Q6_K": "q6_k"}
 PEERS = [("llmcompressor", "gptq"), ("llmcompressor", "awq"), ("gptqmodel", "gptq"), ("gptqmodel", "awq"),
@@ -34,7 +35,7 @@ def quantize(work, scheme, method, calibration, keep=()):
 
 def measure_gguf(work, methods, calibration, evaluation):
     from llama_quantize import llama_quantize
-    imatrix = DATA / "quantized/gguf/books-5.8m.imatrix.gguf"
+    imatrix = importance(work, calibration)
     reference = work / "f32.gguf"
     retort("export", MODEL, "--format", "gguf", "--type", "f32", "--output", reference, "--overwrite")
     llama = LlamaCpp(reference, retort("tokenize", MODEL, "--text", evaluation)["ids"])
