@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <optional>
 
 #include "core/base/error.h"
 #include "export/provenance.h"
@@ -13,6 +14,7 @@ namespace {
 // How a program loads an artifact; "{}" stands for its GGUF file.
 struct Loader {
   std::string_view format, program, command;
+  std::optional<bool> zero_points = {};  // of artifacts with them, or of those without, only
 };
 constexpr std::array kLoaders{
     Loader{"gguf", "llama.cpp", "llama-cli -m {} -p \"Once upon a time\""},
@@ -29,7 +31,11 @@ constexpr std::array kLoaders{
     Loader{"awq", "mlx-lm", "mlx_lm.generate --model . --prompt \"Once upon a time\""},
     Loader{"compressed-tensors", "vLLM", "vllm serve ."},
     Loader{"compressed-tensors", "transformers",
-           "python -c \"import transformers as t; t.AutoModelForCausalLM.from_pretrained('.')\""},
+           "python -c \"import transformers as t; t.AutoModelForCausalLM.from_pretrained('.')\"", false},
+    Loader{"compressed-tensors", "transformers",
+           "python -c \"import transformers as t; t.AutoModelForCausalLM.from_pretrained('.', "
+           "quantization_config=t.CompressedTensorsConfig(dequantize=True))\"",
+           true},
     Loader{"mlx", "mlx-lm", "mlx_lm.generate --model . --prompt \"Once upon a time\""},
     Loader{"hf", "transformers", "python -c \"import transformers as t; t.AutoModelForCausalLM.from_pretrained('.')\""},
 };
@@ -100,10 +106,11 @@ std::string quality(std::span<const Json> measured) {
          "of each window scored, as llama-perplexity does.\n";
 }
 
-std::string loaders(const std::string& format, const std::string& gguf) {
+std::string loaders(const ModelSource& source, const std::string& format, const std::string& gguf) {
+  const bool zeros = std::ranges::any_of(source.tensors(), [](const ModelTensor& t) { return t.scheme.has_zeros(); });
   std::string text;
   for (const Loader& loader : kLoaders) {
-    if (loader.format != format) continue;
+    if (loader.format != format || loader.zero_points.value_or(zeros) != zeros) continue;
     std::string command(loader.command);
     for (size_t at; (at = command.find("{}")) != std::string::npos;) command.replace(at, 2, gguf);
     text += std::string(loader.program) + ":\n\n```sh\n" + command + "\n```\n\n";
@@ -122,7 +129,7 @@ std::string model_card(const ModelSource& source, const ExportOptions& options, 
            "Write it with `retort eval ... --output`");
   return front_matter(base, options.format) + "# " + (base.empty() ? "Model" : base) + ", " + options.format + "\n\n" +
          facts(source, provenance_of(source), base, options, summary) + "\n## Quality\n\n" + quality(measured) +
-         "\n## Loading\n\nIn this directory:\n\n" + loaders(options.format, gguf);
+         "\n## Loading\n\nIn this directory:\n\n" + loaders(source, options.format, gguf);
 }
 
 }  // namespace retort

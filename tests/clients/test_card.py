@@ -42,9 +42,9 @@ class Card(unittest.TestCase):
         cls.measured = retort("eval", cls.model, "--reference", common.TEACHER, "--text", common.HELDOUT, "--convention",
                               "windows-256", "--max-tokens", 2048, "--output", cls.metrics)
 
-    def export(self, format, *options):
-        directory = self.dir / f"{format}{len(options)}"
-        done = retort("export", self.model, "--format", format, "--card", "--output", directory, *options)
+    def export(self, format, *options, model=None):
+        directory = self.dir / f"{format}{len(options)}{model.name if model else ''}"
+        done = retort("export", model or self.model, "--format", format, "--card", "--output", directory, *options)
         return directory, done, (directory / "README.md").read_text()
 
     def check_files(self, command, directory):
@@ -55,7 +55,7 @@ class Card(unittest.TestCase):
             opened = [node.value for node in ast.walk(ast.parse(words[2])) if isinstance(node, ast.Constant)]
         else:
             opened = words[1:]
-        files = [name for name in opened if name == "." or name.endswith(".gguf")]
+        files = [name for name in opened if isinstance(name, str) and (name == "." or name.endswith(".gguf"))]
         self.assertEqual(len(files), 1, command)
         self.assertTrue((directory / files[0]).exists(), command)
 
@@ -93,6 +93,12 @@ class Card(unittest.TestCase):
         self.assertGreater(len(list(directory.glob("*.gguf"))), 2)
         self.assertIn("-00001-of-", commands(card)["llama.cpp"])
         self.check_commands("gguf", directory, card)
+
+    def test_zero_points_need_an_option_of_transformers(self):
+        model = common.quantized(common.TEACHER, self.dir / "asymmetric", "int4-g32-asym")
+        directory, _, card = self.export("compressed-tensors", model=model)
+        self.assertIn("dequantize=True", commands(card)["transformers"])
+        self.check_commands("compressed-tensors", directory, card)
 
     def test_figures_are_those_of_the_json(self):
         _, _, card = self.export("compressed-tensors", "--metrics", self.metrics)
