@@ -6,7 +6,9 @@
 #include "core/arch/family.h"
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/tokenizer/tokenizer_files.h"
 #include "export/formats.h"
+#include "export/rope_settings.h"
 #include "export/tensors.h"
 
 namespace retort {
@@ -90,10 +92,11 @@ void check_memory(std::span<const PlannedTensor> plan, const ModelSource& source
 // What a GGUF file says in its own way, a directory says in files and in keys that transformers knows.
 void check_side_files(const ModelSource& source, const std::string& format) {
   constexpr const char* kRemedy = "Use --format gguf, or export the directory that the GGUF file came from";
-  if (source.container() == "gguf" && source.side_file("tokenizer.json") == nullptr)
-    fail("export", source.path().string(), "its tokenizer cannot be written as the files that " + format + " needs",
-         kRemedy);
-  if (source.config().rope.scaling == RopeScaling::kFactors)
+  if (source.container() == "gguf")
+    if (const std::string refusal = refuses_tokenizer_files(source.tokenizer()->vocabulary()); !refusal.empty())
+      fail("export", source.path().string(),
+           "its tokenizer cannot be written as the files that " + format + " needs: " + refusal, kRemedy);
+  if (source.config().rope.scaling == RopeScaling::kFactors && llama3_settings(source.config()).is_null())
     fail("export", source.path().string(), "it has factors of its rotary frequencies, which config.json cannot say",
          kRemedy);
 }

@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "export/provenance.h"
+#include "export/rope_settings.h"
 
 namespace retort {
 namespace {
@@ -195,6 +196,7 @@ int64_t exact_context(const ModelConfig& c) {
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks) {
   Json json = source.config().json, self = Json::object();
   json.erase("quantization_config");
+  if (source.config().rope.scaling == RopeScaling::kFactors) json["rope_parameters"] = llama3_settings(source.config());
   for (const auto& [name, text] : provenance_of(source).entries()) self[name] = text;
   if (!fallbacks.empty()) self["fallbacks"] = fallbacks;
   json["retort"] = self;

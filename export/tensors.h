@@ -49,8 +49,9 @@ std::string_view torch_name(DType type);
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);
 // Tokens that a program which attends to all of them, without the model's sliding window, computes alike.
 int64_t exact_context(const ModelConfig& config);
-// config.json as the model came with it, less what described its own quantization, and with what the artifact says of
-// itself under "retort": its provenance (provenance.h) and `fallbacks`, where there are any.
+// config.json as the model came with it, less what described its own quantization, with factors of rotary frequencies as
+// transformers knows them, and with what the artifact says of itself under "retort": its provenance (provenance.h) and
+// `fallbacks`, where there are any.
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks);
 // Tokenizer, chat template and generation settings, byte for byte.
 void write_side_files(const ModelSource& source, const std::filesystem::path& directory);

@@ -57,6 +57,7 @@ class GgufSource final : public ModelSource {
 
  private:
   ModelConfig read_config() const;
+  Json generation_config(const Vocabulary& vocabulary) const;
   void add(const ExpectedTensor& expected);
   void list_extras();
   const Entry& entry(const ModelTensor& tensor) const;
@@ -76,12 +77,24 @@ class GgufSource final : public ModelSource {
 std::span<const SideFile> GgufSource::side_files() const {
   std::call_once(side_files_made_, [&] {
     if (!file_.header().string("tokenizer.ggml.model")) return;
-    const auto files = tokenizer_files_of(vocabulary_of_gguf(file_.header(), path_.string()));
-    if (!files) return;
-    side_files_ = {{"tokenizer.json", files->tokenizer}, {"tokenizer_config.json", files->config}};
+    const Vocabulary vocabulary = vocabulary_of_gguf(file_.header(), path_.string());
+    if (!refuses_tokenizer_files(vocabulary).empty()) return;
+    const TokenizerFiles files = tokenizer_files_of(vocabulary);
+    side_files_ = {{"generation_config.json", generation_config(vocabulary).dump(2) + "\n"},
+                   {"tokenizer.json", files.tokenizer},
+                   {"tokenizer_config.json", files.config}};
     if (const std::string text = chat_template(); !text.empty()) side_files_.push_back({"chat_template.jinja", text});
   });
   return side_files_;
+}
+
+// What begins, ends and fills up a text.
+Json GgufSource::generation_config(const Vocabulary& vocabulary) const {
+  Json json = Json::object();
+  for (const char* key : {"bos_token_id", "eos_token_id"})
+    if (config_.json.contains(key)) json[key] = config_.json[key];
+  if (vocabulary.padding) json["pad_token_id"] = *vocabulary.padding;
+  return json;
 }
 
 ModelConfig GgufSource::read_config() const {

@@ -53,7 +53,7 @@ class ModelSource {
   // The integers of rows [first, first + count) of a quantized tensor, a matrix of their own. Thread-safe.
   virtual QuantizedMatrix read_quantized_rows(const ModelTensor&, int64_t first, int64_t count) const = 0;
 
-  virtual std::span<const SideFile> side_files() const = 0;  // empty for GGUF
+  virtual std::span<const SideFile> side_files() const = 0;  // of a GGUF file: made of its metadata
   virtual std::string chat_template() const = 0;             // empty: none
   virtual std::unique_ptr<Tokenizer> tokenizer() const = 0;  // throws when there is none
 

@@ -118,29 +118,42 @@ std::optional<bool> space_prefix(const SortedJson& json) {
   return replaced ? std::optional(prefixed) : std::nullopt;
 }
 
+using Pair = std::pair<std::string, std::string>;
+
+// Whether merges of one score follow each other as in piece_merges.h.
+bool longer_first(const Pair& before, const Pair& after) {
+  return before.first.size() != after.first.size() ? before.first.size() > after.first.size()
+                                                   : before.second.size() > after.second.size();
+}
+
 // Scores that make SentencePiece merge in the order of a BPE's merges: the token made by the first merge scores
-// highest. False where that cannot be: a token that can be put together from tokens without a merge that says so, or
-// merges for two tokens that take turns.
-bool scores_from_merges(const BpeSpec& spec, std::vector<VocabularyEntry>& tokens) {
-  std::unordered_map<std::string, size_t> order, count;  // by merged token: its rank among tokens, its merges
-  const std::string* last = nullptr;
-  for (const auto& [left, right] : spec.merges) {
-    const auto [entry, fresh] = order.emplace(left + right, order.size());
-    if (!fresh && *last != entry->first) return false;
-    last = &entry->first;
-    ++count[entry->first];
+// highest. With `sharing`, runs of blanks have one score, as in Llama 2. False where that cannot be: a token that can
+// be put together from tokens without a merge that says so, or merges for two tokens that take turns.
+bool scores_from_merges(const BpeSpec& spec, bool sharing, std::vector<VocabularyEntry>& tokens) {
+  const auto owner = [&](const std::string& text) {
+    return sharing && repeated_character(text) == kSpaceMark ? std::string(kSpaceMark) : text;
+  };
+  std::unordered_map<std::string, size_t> order, count;  // by owner its rank among them, by merged token its merges
+  const Pair* last = nullptr;
+  for (const Pair& merge : spec.merges) {
+    const std::string text = merge.first + merge.second, name = owner(text);
+    const auto [entry, fresh] = order.emplace(name, order.size());
+    if (!fresh && owner(last->first + last->second) != name) return false;
+    if (!fresh && name != text && !longer_first(*last, merge)) return false;
+    last = &merge;
+    ++count[text];
   }
   for (const auto& [text, id] : spec.vocabulary) {
     size_t splits = 0;
     for (size_t at = 0; at < text.size(); ++at)
       if (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) != 0x80)
         splits += spec.vocabulary.contains(text.substr(0, at)) && spec.vocabulary.contains(text.substr(at)) ? 1 : 0;
-    const auto merged = order.find(text);
     const TokenType type = tokens[static_cast<size_t>(id)].type;
     if (type != TokenType::kNormal) continue;
-    if (splits != (merged == order.end() ? 0 : count[text])) return false;
+    const auto merges = count.find(text);
+    if (splits != (merges == count.end() ? 0 : merges->second)) return false;
     tokens[static_cast<size_t>(id)].score =
-        -static_cast<float>(merged == order.end() ? order.size() + static_cast<size_t>(id) : merged->second);
+        -static_cast<float>(merges == count.end() ? order.size() + static_cast<size_t>(id) : order[owner(text)]);
   }
   return true;
 }
@@ -225,7 +238,7 @@ std::unique_ptr<Tokenizer> byte_level_tokenizer(Vocabulary vocabulary, std::stri
   return make_pipeline_tokenizer(std::move(pipeline), label);
 }
 
-// As llama.cpp has it: blanks are kept, the blank before the text is also put after special tokens.
+// As llama.cpp has it: blanks are kept, the blank before the text is also put after special and user-defined tokens.
 std::unique_ptr<Tokenizer> piece_tokenizer(Vocabulary vocabulary, std::string_view label) {
   SentencePieceSpec spec;
   spec.add_dummy_prefix = vocabulary.add_space_prefix;
@@ -243,8 +256,7 @@ SortedJson pre_tokenizer_json(const GgufPreTokenizer& row) {
   for (const std::string_view pattern : row.patterns)
     parts.push_back(
         {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
-  parts.push_back(
-      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}});
+  parts.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}});
   return {{"type", "Sequence"}, {"pretokenizers", parts}};
 }
 
@@ -268,7 +280,8 @@ Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, c
   }
   const std::optional<bool> prefix = space_prefix(json);
   result.add_space_prefix = prefix.value_or(true);
-  if (scores_from_merges(spec, result.tokens) && prefix && !spec.ignore_merges) result.pre = "default";
+  const bool scored = scores_from_merges(spec, false, result.tokens) || scores_from_merges(spec, true, result.tokens);
+  if (scored && prefix && !spec.ignore_merges) result.pre = "default";
   return result;
 }
 

@@ -117,16 +117,16 @@ class SentencePieceTokenizer : public Tokenizer {
   };
 
   void register_token(int32_t id, const VocabularyEntry& token, std::string_view label) {
-    const bool mergeable =
-        token.type == TokenType::kNormal || token.type == TokenType::kUserDefined || token.type == TokenType::kUnused;
-    if (mergeable && !token.text.empty() && !pieces_.emplace(token.text, id).second)
+    const bool user_defined = token.type == TokenType::kUserDefined, apart = user_defined && spec_.prefix_after_special;
+    const bool mergeable = token.type == TokenType::kNormal || token.type == TokenType::kUnused || user_defined;
+    if (mergeable && !apart && !token.text.empty() && !pieces_.emplace(token.text, id).second)
       fail("tokenizer", label, "the piece '" + token.text + "' is there twice");
-    if (token.type == TokenType::kUserDefined && !token.text.empty()) {
+    if (user_defined && !apart && !token.text.empty()) {
       user_defined_.add(token.text, static_cast<size_t>(id));
       longest_user_defined_ = std::max(longest_user_defined_, token.text.size());
     }
-    if (token.type == TokenType::kControl || token.type == TokenType::kUnknown)
-      special_.add({.content = token.text, .id = id, .special = true}, {});
+    if (token.type == TokenType::kControl || token.type == TokenType::kUnknown || apart)
+      special_.add({.content = token.text, .id = id, .special = !apart}, {});
     if (token.type != TokenType::kByte) return;
     const auto byte = byte_of_piece(token.text);
     if (!byte) fail("tokenizer", label, "the byte piece '" + token.text + "' is not of the form <0x0A>");

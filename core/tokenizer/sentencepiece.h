@@ -17,7 +17,9 @@ namespace retort {
 struct SentencePieceSpec {
   Vocabulary vocabulary;  // add_bos and add_eos say what encode() adds
   bool add_dummy_prefix = true;
-  bool prefix_after_special = false;      // and not only at the start of the text
+  // As llama.cpp has it: the dummy prefix also stands after special tokens, and user-defined pieces are like these, but
+  // found in every text.
+  bool prefix_after_special = false;
   bool remove_extra_whitespaces = false;  // runs of blanks become one, those at the ends none
   bool escape_whitespaces = true;         // blanks become U+2581
   bool whitespace_as_suffix = false;      // the dummy prefix stands at the end

@@ -1,7 +1,6 @@
 // From the vocabulary of a GGUF file to the files of Hugging Face.
 #pragma once
 
-#include <optional>
 #include <string>
 
 #include "core/tokenizer/tokenizer.h"
@@ -13,7 +12,10 @@ struct TokenizerFiles {
   std::string tokenizer, config;
 };
 
-// Files that give the same ids. None for a vocabulary that is not byte-level, or is cut in a way that is not known.
-std::optional<TokenizerFiles> tokenizer_files_of(const Vocabulary& vocabulary);
+// Why no files give the ids that the vocabulary gives; empty: there are such files. `vocabulary` is one that
+// tokenizer_from_vocabulary takes.
+std::string refuses_tokenizer_files(const Vocabulary& vocabulary);
+// Files that give the same ids. For a vocabulary that is not refused.
+TokenizerFiles tokenizer_files_of(const Vocabulary& vocabulary);
 
 }  // namespace retort

@@ -24,6 +24,14 @@ size_t valid_utf8_prefix(std::string_view text);
 // Substitution of Maximal Subparts").
 std::string replace_invalid_utf8(std::string_view text);
 
+// The character of which valid UTF-8 is a run; empty: it has several.
+inline std::string_view repeated_character(std::string_view text) {
+  const std::string_view first = text.substr(0, text.empty() ? 0 : decode_utf8(text, 0).length);
+  for (std::string_view rest = text; !rest.empty(); rest.remove_prefix(first.size()))
+    if (!rest.starts_with(first)) return {};
+  return first;
+}
+
 // Calls visit(char32_t) for every character of valid UTF-8.
 template <typename Visit>
 void for_each_character(std::string_view text, Visit&& visit) {

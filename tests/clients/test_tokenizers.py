@@ -37,8 +37,9 @@ def tokenizer_files(name, directory):
     return directory
 
 
-@unittest.skipUnless((common.DATA / "tokenizers").exists(), "the data set is not beside the checkout")
-class Tokenizers(unittest.TestCase):
+class Models(unittest.TestCase):
+    """Random models with the tokenizers of real ones."""
+
     @classmethod
     def setUpClass(cls):
         cls.dir = common.workspace(cls)
@@ -68,6 +69,9 @@ class Tokenizers(unittest.TestCase):
             return ["<s>", "</s>"]
         return [token["content"] for token in json.loads(path.read_text())["added_tokens"] if token["special"]]
 
+
+@unittest.skipUnless((common.DATA / "tokenizers").exists(), "the data set is not beside the checkout")
+class Tokenizers(Models):
     @staticmethod
     def reference(directory):
         """The library that the tokenizer's file is written for, on the file that the artifact has."""

@@ -11,6 +11,7 @@
 #include "export/exporter.h"
 #include "export/verifier.h"
 #include "runtime/engine.h"
+#include "tests/export/quantized_model.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -142,6 +143,56 @@ TEST(Conversion, GivesTheLogitsOfTheDequantizedWeights) {
             << t << " " << i;
     }
   }
+}
+
+std::unique_ptr<ModelSource> gguf_with_rope(const fs::path& directory, const Json& rope) {
+  testing::TinyModel model;
+  model.ffn_size = 128;
+  model.extra["rope_parameters"] = rope;
+  const auto source = testing::quantized_model(directory / "source", model, "int4-g32-sym");
+  EXPECT_EQ(export_error(*source, directory / "a.gguf", "gguf"), "");
+  return open_model(directory / "a.gguf");
+}
+
+const Json kLlama3{{"rope_theta", 10000.0},  {"rope_type", "llama3"},   {"factor", 8.0},
+                   {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 32}};
+
+// What config.json can say of rotary frequencies, it says when a GGUF file becomes a directory.
+TEST(GgufToDirectory, SaysTheScalingOfRotaryFrequencies) {
+  const Json linear{{"rope_theta", 10000.0}, {"rope_type", "linear"}, {"factor", 4.0}};
+  const Json yarn{
+      {"rope_theta", 10000.0}, {"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32}};
+  for (const Json& rope : {linear, yarn, kLlama3}) {
+    TempDir dir;
+    const auto source = gguf_with_rope(dir.path(), rope);
+    for (const char* format : {"hf", "gptq", "mlx"}) {
+      const fs::path path = dir.path() / format;
+      ASSERT_EQ(export_error(*source, path, format), "");
+      EXPECT_TRUE(verify_artifact(path, *source, g_context).equal());
+      const Json written = read_json_file(path / "config.json")["rope_parameters"];
+      for (const auto& [key, value] : rope.items()) EXPECT_EQ(written[key], value) << key;
+    }
+  }
+}
+
+TEST(GgufToDirectory, RefusesFactorsThatNoFormulaGives) {
+  for (const char* key : {"high_freq_factor", "original_max_position_embeddings"}) {
+    TempDir dir;
+    Json rope = kLlama3;
+    rope[key] = key[0] == 'h' ? Json(5.0) : Json(48);
+    const auto source = gguf_with_rope(dir.path(), rope);
+    EXPECT_THAT(export_error(*source, dir.path() / "hf", "hf"), HasSubstr("config.json cannot say"));
+    EXPECT_TRUE(fs::is_empty(dir.path() / "hf"));
+  }
+}
+
+TEST(GgufToDirectory, WritesTheFilesOfTheTokenizer) {
+  TempDir dir;
+  const auto source = gguf_with_rope(dir.path(), {{"rope_theta", 10000.0}, {"rope_type", "default"}});
+  ASSERT_EQ(export_error(*source, dir.path() / "hf", "hf"), "");
+  const Json generation = read_json_file(dir.path() / "hf/generation_config.json");
+  EXPECT_EQ(generation["eos_token_id"], 257);
+  EXPECT_EQ(open_tokenizer(dir.path() / "hf")->encode("a<s>b"), source->tokenizer()->encode("a<s>b"));
 }
 
 }  // namespace

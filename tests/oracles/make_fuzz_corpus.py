@@ -86,6 +86,28 @@ def write_gguf():
         "twice": swap(b"x.f64", b"x.u64"),
         "arch": swap(b"llama", b"mamba"),
     })
+    with tempfile.TemporaryDirectory() as work:
+        path = pathlib.Path(work) / "x"
+        w = GGUFWriter(path, "llama")
+        pieces = ["a", "b", "\u2581", "\u2581a", "ab", "\u2581ab", "\u2581\u2581", "\u2581\u2581\u2581"]
+        w.add_tokenizer_model("llama")
+        w.add_token_list(["<unk>", "<s>", "<x>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces])
+        w.add_token_scores([0.0] * 259 + [-5.0, -6.0, -7.0, -1.0, -2.0, -3.0, -1e9, -1e9])
+        w.add_token_types([2, 3, 4] + [6] * 256 + [1] * len(pieces))
+        w.add_bos_token_id(1)
+        w.add_unk_token_id(0)
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.close()
+        good = path.read_bytes()
+    score = lambda value: np.float32(value).tobytes()
+    damaged(folder, "pieces.gguf", good, {
+        "tie": swap(score(-2), score(-1)),
+        "nan": swap(score(-2), score("nan")),
+        "text": swap(b"\1\0\0\0\0\0\0\0b", b"\1\0\0\0\0\0\0\0\xff"),
+        "same": swap(b"\1\0\0\0\0\0\0\0b", b"\1\0\0\0\0\0\0\0a"),
+        "other": swap(b"\1\0\0\0\0\0\0\0b", b"\1\0\0\0\0\0\0\0c"),
+    })
 
 
 def write_stored_weights():

@@ -1,0 +1,174 @@
+"""GGUF files, also those that other tools wrote, become directories: with a tokenizer that gives the same ids in the
+libraries of Hugging Face, and with the same logits."""
+import json
+import pathlib
+import unittest
+
+import gguf
+import numpy as np
+import sentencepiece
+import tokenizers
+import torch
+import transformers
+
+import common
+import test_gguf
+import test_tokenizers
+
+GOLDEN = common.ROOT / "tests/golden/tokenizer/corpus.json"
+# One name for each way of cutting text that core/tokenizer/gguf_pre_tokenizers.cc knows.
+PRE_TOKENIZERS = (
+    "gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "qwen35", "minicpm5", "tekken", "gpt-4o", "tiny_aya",
+    "deepseek-v3", "deepseek-llm", "deepseek-coder", "falcon", "bailingmoe", "seed-coder", "exaone-moe", "jais-2", "laguna",
+    "bloom", "viking", "superbpe", "default")
+
+
+def corpus():
+    texts = json.loads(GOLDEN.read_text(encoding="utf-8"))["texts"]
+    return ["".join(part * times for part, times in text["parts"]) for text in texts if "parts" in text]
+
+
+def grafted(vocabulary, path, pre=None):
+    """A model of one small layer with the tokenizer of another GGUF file, as the gguf package writes it."""
+    fields = gguf.GGUFReader(vocabulary).fields
+    writer = gguf.GGUFWriter(path, "llama")
+    size, width = len(fields["tokenizer.ggml.tokens"].data), 32
+    for name, number in (("context_length", 64), ("embedding_length", width), ("feed_forward_length", width),
+                         ("block_count", 1), ("attention.head_count", 2), ("vocab_size", size)):
+        writer.add_uint32("llama." + name, number)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for name, field in fields.items():
+        if name.startswith("tokenizer."):
+            value = pre if pre and name == "tokenizer.ggml.pre" else field.contents()
+            writer.add_key_value(name, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
+    random = np.random.default_rng(3)
+    rows = {"token_embd": size, **{f"blk.0.{name}": width for name in (
+        "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}}
+    for name, count in rows.items():
+        writer.add_tensor(name + ".weight", random.standard_normal((count, width), np.float32))
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(name + ".weight", np.ones(width, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+class Loaded:
+    """The tokenizer of a directory in both libraries."""
+
+    def __init__(self, directory):
+        self.library = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.transformers = transformers.AutoTokenizer.from_pretrained(directory)
+
+    def ids(self, text):
+        ids = self.library.encode(text).ids
+        theirs = self.transformers(text)["input_ids"]
+        assert theirs == ids, f"transformers gives {theirs} for {text[:80]!r}, tokenizers {ids}"
+        return ids
+
+    def text(self, ids):
+        return self.transformers.decode(ids, skip_special_tokens=True)
+
+
+def without_strips(path):
+    """GGUF does not say which tokens take the blanks beside them."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for token in stored["added_tokens"]:
+        token["lstrip"] = token["rstrip"] = False
+    return tokenizers.Tokenizer.from_str(json.dumps(stored))
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = common.workspace(cls)
+
+    def from_gguf(self, model, name):
+        return common.exported(model, self.dir / f"{name}-hf", "--format", "hf")
+
+
+class EveryWayOfCuttingText(Case):
+    def test_ids(self):
+        source = common.exported(common.TEACHER, self.dir / "teacher.gguf", "--format", "gguf")
+        text = "\n".join(text for text in corpus() if len(text) < 2000)
+        for pre in PRE_TOKENIZERS:
+            with self.subTest(pre=pre):
+                model = grafted(source, self.dir / f"{pre}.gguf", pre)
+                loaded = Loaded(self.from_gguf(model, pre))
+                self.assertEqual(loaded.ids(text), common.tokenize(model, text))
+
+
+@unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")
+class FromOtherTools(Case):
+    def test_vocabularies_of_llama_cpp(self):
+        for file in sorted((common.DATA / "tokenizers/ggml-vocab").glob("*.gguf")):
+            with self.subTest(vocabulary=file.name):
+                loaded = Loaded(self.from_gguf(grafted(file, self.dir / file.name), file.stem))
+                texts = pathlib.Path(f"{file}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+                lines = pathlib.Path(f"{file}.out").read_text().split("\n")
+                begin = 1 if loaded.ids("")[:1] == [loaded.transformers.bos_token_id] else 0
+                for text, line in zip(texts, lines):
+                    expected = [int(number) for number in line.split()]
+                    self.assertEqual(loaded.ids(text)[begin:], expected, text)
+                    self.assertEqual(loaded.text(expected), text)
+                llama = test_gguf.load(self.dir / file.name, 64)
+                for text in corpus():
+                    if len(text) < 2000 and "\0" not in text:
+                        self.assertEqual(loaded.ids(text), test_gguf.tokens_of(llama, text), text)
+
+    def test_logits(self):
+        names = ["weights/stories260K/stories260K.gguf", *(f"quantized/gguf/books-5.8m-{name}.gguf" for name in (
+            "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q6_K"))]
+        for name in names:
+            with self.subTest(model=name):
+                path = common.DATA / name
+                directory = self.from_gguf(path, path.stem)
+                loaded = Loaded(directory)
+                ids = loaded.ids(common.PROMPT)
+                llama = test_gguf.load(path, 64)
+                for text in (common.PROMPT, common.HARD_TEXT):
+                    self.assertEqual(loaded.ids(text), test_gguf.tokens_of(llama, text))
+                model = transformers.AutoModelForCausalLM.from_pretrained(directory)
+                self.assertEqual(model.generation_config.eos_token_id, llama.token_eos())
+                with torch.no_grad():
+                    theirs = model(torch.tensor([ids])).logits[0].float().numpy()
+                ours, right = common.logits(path, ids), test_gguf.logits_of(llama, ids)
+                self.assertLess(np.abs(theirs - ours).max(), 1e-5 * np.abs(ours).max())
+                # llama.cpp rounds activations beside integers.
+                tolerance = test_gguf.TOLERANCE["f32" if name.startswith("weights") else "q4_0"]
+                self.assertLess(np.abs(theirs - right).max(), tolerance * np.abs(right).max())
+
+
+@unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")
+class ThereAndBack(test_tokenizers.Models):
+    """A directory, the GGUF file made of it, and the directory made of that."""
+
+    @staticmethod
+    def reference(model):
+        if (model / "tokenizer.json").exists():
+            library = without_strips(model / "tokenizer.json")
+            library.no_truncation()
+            return (lambda text: library.encode(text).ids), (lambda ids: library.decode(ids))
+        pieces = sentencepiece.SentencePieceProcessor(str(model / "tokenizer.model"))
+        return (lambda text: [1, *pieces.encode(text)]), (lambda ids: pieces.decode(ids[1:]))
+
+    def test_ids(self):
+        for name in test_tokenizers.NAMES:
+            model = self.model(name)
+            file = common.exported(model, self.dir / f"{name}.gguf", "--format", "gguf", "--type", "f32")
+            loaded = Loaded(common.exported(file, self.dir / f"{name}-back", "--format", "hf"))
+            special = self.specials(model)
+            encode, decode = self.reference(model)
+            for text in corpus():
+                if not (model / "tokenizer.json").exists() and any(token in text for token in special):
+                    continue  # SentencePiece knows no special tokens in texts
+                with self.subTest(tokenizer=name, text=text[:40]):
+                    ids = encode(text)
+                    self.assertEqual(loaded.ids(text), ids)
+                    self.assertEqual(loaded.text(ids), decode(ids))
+
+
+if __name__ == "__main__":
+    unittest.main()
