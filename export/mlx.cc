@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kGroups[] = {128, 64, 32};
 
 Scheme mlx_scheme(const Scheme& scheme, int64_t cols) {
+  if (scheme.has_minima() || scheme.is_super_block()) return scheme;  // its groups are its own
   Scheme out = scheme;
   out.block = BlockType::kNone;
   out.granularity = Granularity::kGroup;
@@ -40,6 +41,15 @@ void check_model(const ModelConfig& c) {
     fail("export", "rope", "mlx-lm takes longrope's factors for long sequences in short ones too", remedy);
   if (c.family->always_qkv_bias && c.head_dim * c.heads != c.hidden_size)
     fail("export", "head_dim", "mlx-lm's qwen2 takes hidden_size / num_attention_heads for it", remedy);
+}
+
+void require_integers(const ModelSource& source) {
+  const auto has_them = [](const ModelTensor& tensor) {
+    return !tensor.scheme.is_dense() && tensor.scheme.book == CodeBook::kLinear;
+  };
+  if (std::ranges::none_of(source.tensors(), has_them))
+    fail("export", source.path().string(), "it has no integer weights to keep",
+         "Quantize it first, or use --format hf");
 }
 
 // mlx-lm has no attention factor, but a ratio of two others that comes to it.
@@ -75,7 +85,7 @@ class MlxExporter : public ModuleCheckpoint {
  public:
   explicit MlxExporter(const ModelSource& source) : ModuleCheckpoint(source), layout_(packed_format("mlx")) {
     check_model(source.config());
-    uniform_scheme(source);  // refuses a model without integers
+    require_integers(source);
   }
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {

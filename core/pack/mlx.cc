@@ -16,11 +16,12 @@ constexpr int64_t kWordBits = 32;
 
 float bias_of(const QuantizedMatrix& m, size_t at) {
   const int64_t groups = m.groups(), index = static_cast<int64_t>(at);
+  if (m.scheme.has_minima()) return -m.minima[at];
   return -m.scales[at] * static_cast<float>(m.zero(index / groups, index % groups));
 }
 
 std::string refuses(const QuantizedMatrix& m) {
-  if (!m.scheme.is_plain()) return "MLX holds integers times one scale";
+  if (m.scheme.book != CodeBook::kLinear) return "MLX holds integers times one scale";
   const int64_t group = m.scheme.group_size(m.cols);
   if (group != 32 && group != 64 && group != 128)
     return "MLX has groups of 32, 64 or 128 columns, and these have " + std::to_string(group);
@@ -42,7 +43,7 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
              elements_of<uint8_t>(codes).data() + r * row_bytes);
   std::vector<float> biases(m.scales.size());
   for (size_t i = 0; i < biases.size(); ++i) biases[i] = bias_of(m, i);
-  const DType type = all_f16(biases) ? DType::kF16 : DType::kF32;
+  const DType type = all_f16(biases) && all_f16(m.scales) ? DType::kF16 : DType::kF32;
   parts.push_back(floats_part("scales", type, {m.rows, m.groups()}, m.scales));
   parts.push_back(floats_part("biases", type, {m.rows, m.groups()}, biases));
   return parts;
@@ -52,8 +53,9 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
 void read_zeros(QuantizedMatrix& m, const std::vector<float>& biases, std::string_view subject) {
   for (size_t i = 0; i < biases.size(); ++i) {
     const float zero = std::nearbyint(-biases[i] / m.scales[i]), highest = m.scheme.max_code();
-    if (!m.scheme.symmetric && m.scales[i] != 0)
+    if (m.scheme.has_zeros() && m.scales[i] != 0)
       m.zeros[i] = static_cast<uint8_t>(std::fmin(std::fmax(zero, 0.0f), highest));  // 0 where it is no number
+    if (m.scheme.has_minima()) m.minima[i] = -biases[i];
     if (bias_of(m, i) != biases[i])
       fail("unpack", subject, "a bias is not the scale times a zero point of the scheme " + name_of(m.scheme));
   }
@@ -62,6 +64,7 @@ void read_zeros(QuantizedMatrix& m, const std::vector<float>& biases, std::strin
 QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
                        std::string_view subject) {
   if (!scheme.fits(cols)) fail("unpack", subject, "the group size does not divide the row length");
+  if (scheme.is_super_block()) fail("unpack", subject, "the integers behind the scales of super-blocks are not stored");
   QuantizedMatrix m = make_quantized(scheme, rows, cols);
   if (const std::string reason = refuses(m); !reason.empty()) fail("unpack", subject, reason);
   const int64_t row_bytes = row_bytes_of(cols, scheme.bits), groups = m.groups();

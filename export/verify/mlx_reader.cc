@@ -1,6 +1,4 @@
 // MLX's affine groups by their definition: scale * code + bias, the codes of a row one stream of bits.
-#include <cmath>
-
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "export/verify/safetensors_artifact.h"
@@ -32,24 +30,19 @@ class MlxArtifact : public HfArtifact {
       fail_artifact(expected, "its rows are not whole groups and words");
     tensor.groups = tensor.cols / group;
     for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / group));
-    const std::vector<int> zeros = read_groups(expected, base, tensor);
+    read_groups(expected, base, tensor);
     const StoredTensor& words = require(expected, base + ".weight");
     const int64_t row_words = tensor.cols * bits / 32;
     check(expected, words, DType::kU32, {tensor.rows, row_words});
     for (int64_t r = 0; r < tensor.rows; ++r)
-      for (int64_t c = 0; c < tensor.cols; ++c) {
-        const auto code = static_cast<int>(packed_value(words.bytes(), r * row_words, 1, c, bits));
-        const int zero = zeros[static_cast<size_t>(r * tensor.groups + c / group)];
-        tensor.levels.push_back(static_cast<int16_t>(zero == kAny ? 0 : code - zero));
-      }
+      for (int64_t c = 0; c < tensor.cols; ++c)
+        tensor.levels.push_back(static_cast<int16_t>(packed_value(words.bytes(), r * row_words, 1, c, bits)));
     return tensor;
   }
 
  private:
-  static constexpr int kAny = -1;  // the zero point of a group with the scale 0: all its codes mean 0
-
-  // Scales into the tensor; the result is the zero point of each group.
-  std::vector<int> read_groups(const ExpectedTensor& expected, const std::string& base, ArtifactTensor& tensor) const {
+  // A bias is a minimum with the other sign, also where it stands for a zero point.
+  void read_groups(const ExpectedTensor& expected, const std::string& base, ArtifactTensor& tensor) const {
     const StoredTensor &scales = require(expected, base + ".scales"), &biases = require(expected, base + ".biases");
     const DType type = scales.info->dtype;
     if (type != DType::kF16 && type != DType::kF32) fail_artifact(expected, "its scales are not F16 or F32");
@@ -57,18 +50,10 @@ class MlxArtifact : public HfArtifact {
     const auto number = [&](const StoredTensor& part, int64_t i) {
       return type == DType::kF32 ? value_at<float>(part.bytes(), i) : f16_to_f32(value_at<uint16_t>(part.bytes(), i));
     };
-    std::vector<int> zeros;
     for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
-      const double scale = number(scales, i), bias = number(biases, i);
-      const double zero = scale == 0 ? 0 : std::round(-bias / scale);
-      if (!(zero >= 0 && zero <= 255) || -zero * scale != bias)
-        fail_artifact(expected, "a bias is not its scale times a zero point");
-      zeros.push_back(scale == 0 ? kAny : static_cast<int>(zero));
-      tensor.scales.push_back(f32_to_f16(static_cast<float>(scale)));
-      if (f16_to_f32(tensor.scales.back()) != static_cast<float>(scale))
-        fail_artifact(expected, "a scale is not an f16 number");
+      tensor.products.push_back(number(scales, i));
+      tensor.minima.push_back(-number(biases, i));
     }
-    return zeros;
   }
 
   const ModelConfig& config_;

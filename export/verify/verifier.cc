@@ -74,9 +74,16 @@ class Comparison {
     if (different > 0) note(tensor, std::to_string(different) + " values differ");
   }
 
-  // Scale and minimum of a group of the model and of one of the artifact.
-  static bool same_scale(const QuantizedMatrix& model, size_t at, const ArtifactTensor& found, size_t stored) {
-    const float minimum = model.minima.empty() ? 0 : model.minima[at];
+  // An artifact may have the minimum that a zero point stands for in its place.
+  static bool has_minima_for_zeros(const QuantizedMatrix& model, const ArtifactTensor& found) {
+    return model.minima.empty() && !found.minima.empty();
+  }
+
+  // Scale and minimum of a group of the model, whose zero point is `zero`, and of one of the artifact.
+  static bool same_scale(const QuantizedMatrix& model, size_t at, int zero, const ArtifactTensor& found,
+                         size_t stored) {
+    float minimum = model.minima.empty() ? 0 : model.minima[at];
+    if (has_minima_for_zeros(model, found)) minimum = model.scales[at] * static_cast<float>(zero);
     if (minimum != (found.minima.empty() ? 0 : found.minima[stored])) return false;
     if (found.products.empty()) return f32_to_f16(model.scales[at]) == found.scales[stored];
     return model.scales[at] == found.products[stored];
@@ -85,16 +92,18 @@ class Comparison {
   void compare_integers(const ModelTensor& tensor, const QuantizedMatrix& model, const ArtifactTensor& found) {
     int64_t codes = 0, scales = 0;
     const std::span<const float> levels = levels_of(model.scheme.book);
+    const bool raw_codes = has_minima_for_zeros(model, found);
     std::vector<uint8_t> wrong(static_cast<size_t>(found.groups));  // groups of the row with another scale
     for (int64_t r = 0; r < model.rows; ++r) {
       std::ranges::fill(wrong, uint8_t{0});
       for (int64_t c = 0; c < model.cols; ++c) {
         const auto at = static_cast<size_t>(r * model.cols + c);
         const int64_t group = model.group_of(c), stored = found.column_group[static_cast<size_t>(c)];
+        const int zero = model.zero(r, group);
         const int level =
-            levels.empty() ? model.codes[at] - model.zero(r, group) : static_cast<int>(levels[model.codes[at]]);
+            levels.empty() ? model.codes[at] - (raw_codes ? 0 : zero) : static_cast<int>(levels[model.codes[at]]);
         codes += level != found.levels[at];
-        if (!same_scale(model, static_cast<size_t>(r * model.groups() + group), found,
+        if (!same_scale(model, static_cast<size_t>(r * model.groups() + group), zero, found,
                         static_cast<size_t>(r * found.groups + stored)))
           wrong[static_cast<size_t>(stored)] = 1;
       }

@@ -63,8 +63,8 @@ def quantized(model, output, scheme, *options):
 
 
 def keep_tied_head(scheme):
-    """q4_0 gives the head, here the embedding too, q6_k as llama-quantize does: only GGUF holds that."""
-    return ("--keep", "model.embed_tokens.weight=q8_0") if scheme == "q4_0" else ()
+    """Block types give the head, here the embedding too, q6_k as llama-quantize does: only GGUF holds that."""
+    return ("--keep", "model.embed_tokens.weight=q8_0") if scheme[0] == "q" and scheme != "q8_0" else ()
 
 
 def exported(model, output, *options):

@@ -67,11 +67,11 @@ class Teacher(Case):
 
     def test_schemes(self):
         for scheme in ("int4-g128-sym", "int4-g32-asym", "int8-g64-sym", "int8-channel-asym", "int3-g64-asym",
-                       "int2-g32-sym", "q4_0", "q8_0"):
+                       "int2-g32-sym", "q4_0", "q8_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k"):
             with self.subTest(scheme=scheme):
                 model = common.quantized(common.TEACHER, self.dir / scheme, scheme, *common.keep_tied_head(scheme))
                 config = self.check(common.exported(model, self.dir / f"{scheme}.mlx", "--format", "mlx"), model)
-                group = {"int8-channel-asym": 128, "q4_0": 32, "q8_0": 32}.get(scheme) or int(scheme.split("-")[1][1:])
+                group = 32 if scheme[0] == "q" else 128 if "channel" in scheme else int(scheme.split("-")[1][1:])
                 self.assertEqual(config["quantization"]["group_size"], group)
                 self.assertEqual(config["quantization"]["bits"], int(scheme[3]) if scheme[0] == "i" else int(scheme[1]))
 

@@ -28,6 +28,7 @@ QuantizedMatrix random_matrix(const char* scheme, int64_t rows, int64_t cols) {
   std::mt19937 random(1);
   for (auto& code : m.codes) code = static_cast<uint8_t>(random() & m.scheme.max_code());
   for (auto& zero : m.zeros) zero = static_cast<uint8_t>(random() & m.scheme.max_code());
+  for (auto& minimum : m.minima) minimum = static_cast<float>(random() % 2048) / 64 - 16;
   if (m.scheme.granularity == Granularity::kTensor) std::fill(m.scales.begin(), m.scales.end(), m.scales[0]);
   return m;
 }
@@ -52,6 +53,7 @@ void expect_round_trip(const PackedFormat& format, const QuantizedMatrix& m) {
   EXPECT_EQ(back.codes, m.codes);
   EXPECT_EQ(back.scales, m.scales);
   EXPECT_EQ(back.zeros, m.zeros);
+  EXPECT_EQ(back.minima, m.minima);
   EXPECT_EQ(back.column_group, m.column_group);
 }
 
@@ -199,9 +201,28 @@ TEST(Mlx, WritesBiasesInF32WhereF16WouldRound) {
   EXPECT_THAT(part_values<float>(parts, "biases"), ElementsAre(-3.0029296875f, -10.0f));
 }
 
+// A minimum is a bias with the other sign. Those of super-blocks are f16 numbers times integers: 17 bits.
+TEST(Mlx, WritesMinimaAsBiases) {
+  QuantizedMatrix m = counting("q5_1", 1, 64);
+  m.minima = {0.5f, -2.0f};
+  const auto parts = kMlxFormat.pack(m);
+  EXPECT_THAT(part_values<uint16_t>(parts, "biases"), ElementsAre(0xB800, 0x4000));
+  QuantizedMatrix super = make_quantized(parse_scheme("q4_k"), 1, 256);
+  super.super.scales = {1.0f + 1.0f / 1024}, super.super.minima = {2.0f + 1.0f / 512};
+  super.super.scale_codes = {0, 1, 2, 3, 60, 61, 62, 63}, super.super.minimum_codes = {63, 62, 61, 60, 3, 2, 1, 0};
+  expand_super_scales(super, 0, 1);
+  ASSERT_EQ(kMlxFormat.refuses(super), "");
+  const auto scales = part_values<float>(kMlxFormat.pack(super), "scales"),
+             biases = part_values<float>(kMlxFormat.pack(super), "biases");
+  for (size_t g = 0; g < 8; ++g) {
+    EXPECT_EQ(scales[g], super.super.scale_codes[g] * (1.0 + 1.0 / 1024));
+    EXPECT_EQ(biases[g], super.super.minimum_codes[g] * -(2.0 + 1.0 / 512));
+  }
+}
+
 TEST(Mlx, KeepsEveryIntegerOfEveryWidth) {
   for (const char* scheme : {"int2-g32-sym", "int3-g64-asym", "int3-g32-sym", "int4-g128-sym", "int4-g32-asym",
-                             "int8-g64-asym", "int8-g128-sym", "q4_0", "q8_0"})
+                             "int8-g64-asym", "int8-g128-sym", "q4_0", "q8_0", "q4_1", "q5_0", "q5_1"})
     expect_round_trip(kMlxFormat, random_matrix(scheme, 5, 384));
 }
 
@@ -209,6 +230,9 @@ TEST(Mlx, RefusesWhatItCannotHold) {
   EXPECT_THAT(kMlxFormat.refuses(random_matrix("int4-g16-sym", 8, 64)), HasSubstr("these have 16"));
   EXPECT_THAT(kMlxFormat.refuses(random_matrix("int4-channel-sym", 8, 256)), HasSubstr("these have 256"));
   EXPECT_EQ(kMlxFormat.refuses(random_matrix("int4-channel-sym", 8, 64)), "");
+  for (const char* scheme : {"q2_k", "q3_k", "q6_k"})
+    EXPECT_THAT(kMlxFormat.refuses(make_quantized(parse_scheme(scheme), 8, 256)), HasSubstr("these have 16"));
+  EXPECT_THAT(kMlxFormat.refuses(make_quantized(parse_scheme("iq4_nl"), 8, 256)), HasSubstr("integers"));
   QuantizedMatrix m = random_matrix("int4-g32-asym", 8, 64);
   m.scales[3] = 0;
   m.zeros[3] = 2;
