@@ -77,7 +77,8 @@ std::string facts(const ModelSource& source, const Provenance& provenance, const
   if (!provenance.template_digest.empty()) row("chat template (XXH3)", "`" + provenance.template_digest + "`");
   if (!provenance.tokenizer_digest.empty())
     row("tokenizer (XXH3 of test ids)", "`" + provenance.tokenizer_digest + "`");
-  for (const auto& [tensor, reason] : summary.fallbacks) row("in f16", "`" + tensor + "`: " + reason);
+  for (const auto& [tensor, reason] : summary.fallbacks)
+    row("in " + std::string(name_of(*options.fallback)), "`" + tensor + "`: " + reason);
   return text;
 }
 

@@ -52,10 +52,11 @@ void plan_quantized(const ModelSource& source, const ExportOptions& options, con
   const QuantizedMatrix matrix = probe(source, *planned.tensor);
   planned.fallback = writer.refuses(planned, matrix);
   if (planned.fallback.empty()) return;
-  if (!options.fallback_f16)
+  if (!options.fallback)
     fail("export", planned.tensor->name, options.format + " cannot hold it exactly: " + planned.fallback,
-         "Use --format " + nearest_that_holds(source, planned, matrix, options.format) + ", or --fallback f16");
-  planned.dense = DType::kF16;
+         "Use --format " + nearest_that_holds(source, planned, matrix, options.format) +
+             ", or --fallback f32, which is exact, or f16");
+  planned.dense = options.fallback;
 }
 
 // Decides for every tensor, and reads what must be known of it, before anything is written.

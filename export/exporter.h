@@ -20,11 +20,11 @@ namespace retort {
 
 struct ExportOptions {
   std::string format;
-  std::optional<DType> type;          // every tensor dense in this type (f32, f16, bf16); none: the model's own
-  bool fallback_f16 = false;          // a tensor that the format cannot hold is written in f16 instead of refused
-  std::string operators = "contrib";  // onnx: "contrib" (ONNX Runtime's own where they are faster) or "standard"
-  uint64_t max_shard_bytes = 0;       // gguf in a directory: files of at most so many bytes of tensors; 0: one file
-  int64_t accuracy_level = 0;         // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
+  std::optional<DType> type;           // every tensor dense in this type (f32, f16, bf16); none: the model's own
+  std::optional<DType> fallback = {};  // a tensor that the format cannot hold is written in this instead of refused
+  std::string operators = "contrib";   // onnx: "contrib" (ONNX Runtime's own where they are faster) or "standard"
+  uint64_t max_shard_bytes = 0;        // gguf in a directory: files of at most so many bytes of tensors; 0: one file
+  int64_t accuracy_level = 0;          // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
 };
 
 // How one tensor will be written.

@@ -27,8 +27,8 @@ constexpr std::array kParams{
               false,
               "f32|f16|bf16"},
     ParamSpec{"fallback", ParamType::kText, "none",
-              "f16: write what the format cannot hold exactly in 16 bit, and end with exit code 3", false, false,
-              "none|f16"},
+              "write what the format does not hold as integers in this type (f32 is exact), and end with exit code 3",
+              false, false, "none|f32|f16"},
     ParamSpec{
         "operators", ParamType::kText, "contrib",
         "onnx: contrib uses ONNX Runtime's MatMulNBits and GroupQueryAttention, standard only ONNX's own operators",
@@ -97,7 +97,8 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   check_options(params, options.format);
   if (params.has("max-shard-size")) options.max_shard_bytes = static_cast<uint64_t>(params.integer("max-shard-size"));
   if (params.has("type")) options.type = parse_dtype(params.text("type"));
-  options.fallback_f16 = params.text("fallback") == "f16";
+  const std::string fallback = params.text("fallback");
+  if (fallback != "none") options.fallback = parse_dtype(fallback);
   options.operators = params.text("operators");
   options.accuracy_level = params.integer("accuracy-level");
   const auto source = open_model(params.path("model"));
@@ -106,7 +107,7 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   const uint64_t bytes = bytes_below(output);
   std::string text = options.format + ": " + std::to_string(summary.tensors) + " tensors (" +
                      std::to_string(summary.quantized) + " quantized), " + format_bytes(bytes);
-  for (const auto& [tensor, reason] : summary.fallbacks) text += "\nin f16: " + tensor + ": " + reason;
+  for (const auto& [tensor, reason] : summary.fallbacks) text += "\nin " + fallback + ": " + tensor + ": " + reason;
   for (const std::string& problem : problems) text += "\n" + problem;
   Json json = to_json(summary, options.format, bytes);
   json["problems"] = problems;
@@ -115,13 +116,14 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
 
 }  // namespace
 
-const Operation kExportOperation{.name = "export",
-                                 .version = 1,
-                                 .summary = "write what other programs load: gguf, onnx, gptq, awq, compressed-tensors, mlx, hf",
-                                 .params = kParams,
-                                 .output = OutputKind::kByFormat,
-                                 .stage = true,
-                                 .resumable = false,
-                                 .run = run_export};
+const Operation kExportOperation{
+    .name = "export",
+    .version = 1,
+    .summary = "write what other programs load: gguf, onnx, gptq, awq, compressed-tensors, mlx, hf",
+    .params = kParams,
+    .output = OutputKind::kByFormat,
+    .stage = true,
+    .resumable = false,
+    .run = run_export};
 
 }  // namespace retort

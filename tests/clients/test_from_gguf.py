@@ -140,6 +140,20 @@ class FromOtherTools(Case):
                 tolerance = test_gguf.TOLERANCE["f32" if name.startswith("weights") else "q4_0"]
                 self.assertLess(np.abs(theirs - right).max(), tolerance * np.abs(right).max())
 
+    def test_integers(self):
+        """llama-quantize gives the embedding, which is the head here, q6_k: only GGUF holds that as it is."""
+        path = common.DATA / "quantized/gguf/books-5.8m-Q4_0.gguf"
+        ids = common.tokenize(path, common.PROMPT)
+        expected = common.logits(path, ids)
+        for name in ("gptq", "awq", "compressed-tensors", "onnx", "mlx"):
+            with self.subTest(format=name):
+                directory = self.dir / f"Q4_0-{name}"
+                done = common.retort("export", path, "--format", name, "--fallback", "f32", "--output", directory, code=3)
+                self.assertEqual([entry["tensor"] for entry in done["fallbacks"]], ["model.embed_tokens.weight"])
+                common.verified(directory, path)
+                if name in ("gptq", "awq", "compressed-tensors"):  # which our own decoder reads
+                    self.assertTrue(np.array_equal(common.logits(directory, ids), expected))
+
 
 @unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")
 class ThereAndBack(test_tokenizers.Models):

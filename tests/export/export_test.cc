@@ -202,7 +202,7 @@ TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {
   for (const auto& [format, nearest] : {std::pair("gguf", "--format onnx"), std::pair("gptq", "--format gguf")}) {
     ExportOptions options{.format = format, .type = {}};
     EXPECT_THAT(error_of([&] { export_to(dir.path() / "x", *source, options); }), HasSubstr(nearest));
-    options.fallback_f16 = true;
+    options.fallback = DType::kF16;
     const Exported made = export_to(dir.path() / format, *source, options);
     ASSERT_THAT(made.summary.fallbacks, ::testing::Not(IsEmpty()));
     EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
