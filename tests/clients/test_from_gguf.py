@@ -10,6 +10,7 @@ import sentencepiece
 import tokenizers
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 import common
 import test_gguf
@@ -98,6 +99,27 @@ class EveryWayOfCuttingText(Case):
                 model = grafted(source, self.dir / f"{pre}.gguf", pre)
                 loaded = Loaded(self.from_gguf(model, pre))
                 self.assertEqual(loaded.ids(text), common.tokenize(model, text))
+
+
+class EveryFamily(Case):
+    def test_logits(self):
+        """What config.json says after the way through a GGUF file gives transformers the logits of the golden model."""
+        for golden in common.FAMILIES:
+            with self.subTest(family=golden.name):
+                model = common.family_model(golden, self.dir / golden.name)
+                file = self.dir / f"{golden.name}.gguf"
+                refusal = common.retort("export", model, "--format", "gguf", "--type", "f32", "--output", file, code=(0, 1))
+                if not file.exists():
+                    self.assertIn("llama.cpp", refusal)
+                    continue
+                directory = self.from_gguf(file, golden.name)
+                stored = load_file(golden / "golden.safetensors")
+                loaded = transformers.AutoModelForCausalLM.from_pretrained(directory)
+                ids = stored["input_ids"][0][:loaded.config.max_position_embeddings]  # within the window: see docs
+                with torch.no_grad():
+                    theirs = loaded(torch.tensor(ids[None])).logits[0].numpy()
+                expected = stored["logits"][0][:len(ids)]
+                self.assertLess(np.abs(theirs - expected).max(), 1e-5 * np.abs(expected).max())
 
 
 @unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/checkpoint/safetensors.h"
 #include "export/exporter.h"
+#include "export/rope_settings.h"
 #include "export/verifier.h"
 #include "runtime/engine.h"
 #include "tests/export/quantized_model.h"
@@ -172,6 +174,28 @@ TEST(GgufToDirectory, SaysTheScalingOfRotaryFrequencies) {
       const Json written = read_json_file(path / "config.json")["rope_parameters"];
       for (const auto& [key, value] : rope.items()) EXPECT_EQ(written[key], value) << key;
     }
+  }
+}
+
+// As llama.cpp's converter computes them, in float32: those of Llama 3.1 and 3.2.
+TEST(GgufToDirectory, KnowsTheFactorsOfLlama3) {
+  for (const auto& [head_dim, factor] : {std::pair(128, 8.0), std::pair(128, 32.0), std::pair(64, 32.0)}) {
+    ModelConfig config;
+    config.head_dim = head_dim;
+    config.rope.theta = 500000.0;
+    config.rope.scaling = RopeScaling::kFactors;
+    for (int i = 0; i < head_dim; i += 2) {
+      const float frequency = 1.0f / std::pow(500000.0f, static_cast<float>(i) / static_cast<float>(head_dim));
+      const float turns = 8192.0f / (6.2831855f / frequency), smooth = (turns - 1) / 3;
+      const float between = 1 / ((1 - smooth) / static_cast<float>(factor) + smooth);
+      config.rope.factors.push_back(turns > 4 ? 1 : turns < 1 ? factor : between);
+    }
+    const Json settings = llama3_settings(config);
+    ASSERT_FALSE(settings.is_null()) << head_dim << " " << factor;
+    EXPECT_EQ(settings["factor"], factor);
+    EXPECT_EQ(settings["original_max_position_embeddings"], 8192);
+    config.rope.factors[static_cast<size_t>(head_dim) / 4] *= 1.00001;
+    EXPECT_TRUE(llama3_settings(config).is_null());
   }
 }
 
