@@ -135,6 +135,8 @@ class FromOtherTools(Case):
                     expected = [int(number) for number in line.split()]
                     self.assertEqual(loaded.ids(text)[begin:], expected, text)
                     self.assertEqual(loaded.text(expected), text)
+                whole = "\n".join(text for text in corpus() if len(text) < 2000)
+                self.assertEqual(loaded.ids(whole), common.tokenize(self.dir / file.name, whole))
                 llama = test_gguf.load(self.dir / file.name, 64)
                 for text in corpus():
                     if len(text) < 2000 and "\0" not in text:
