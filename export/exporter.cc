@@ -6,6 +6,7 @@
 #include "core/arch/family.h"
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/pack/packed_format.h"
 #include "core/tokenizer/tokenizer_files.h"
 #include "export/formats.h"
 #include "export/rope_settings.h"
@@ -24,6 +25,13 @@ constexpr std::array kFormats{
     ExportFormat{"mlx", true, true, false, false, make_mlx_writer, {}},
 };
 
+// As ArtifactWriter::refuses; no format of other programs has columns in 16 bits beside integers.
+std::string reason_against(std::string_view format, const ArtifactWriter& writer, const PlannedTensor& planned,
+                           const QuantizedMatrix& matrix) {
+  const std::string reason = refuses_outliers(matrix, format);
+  return reason.empty() ? writer.refuses(planned, matrix) : reason;
+}
+
 // The first other format that holds the matrix exactly. Dense hf holds the values of any.
 std::string nearest_that_holds(const ModelSource& source, const PlannedTensor& planned, const QuantizedMatrix& matrix,
                                std::string_view refusing) {
@@ -31,7 +39,7 @@ std::string nearest_that_holds(const ModelSource& source, const PlannedTensor& p
     if (format.make == nullptr || !format.integers || format.name == refusing) continue;
     try {
       const auto writer = format.make(source, {.format = std::string(format.name), .type = {}});
-      if (writer->refuses(planned, matrix).empty()) return std::string(format.name);
+      if (reason_against(format.name, *writer, planned, matrix).empty()) return std::string(format.name);
     } catch (const Error&) {
       continue;  // a format that refuses the whole model
     }
@@ -50,7 +58,7 @@ QuantizedMatrix probe(const ModelSource& source, const ModelTensor& tensor) {
 void plan_quantized(const ModelSource& source, const ExportOptions& options, const ArtifactWriter& writer,
                     PlannedTensor& planned) {
   const QuantizedMatrix matrix = probe(source, *planned.tensor);
-  planned.fallback = writer.refuses(planned, matrix);
+  planned.fallback = reason_against(options.format, writer, planned, matrix);
   if (planned.fallback.empty()) return;
   if (!options.fallback)
     fail("export", planned.tensor->name, options.format + " cannot hold it exactly: " + planned.fallback,

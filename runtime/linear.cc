@@ -41,6 +41,7 @@ struct TileRun {
                                                      .last_tile = last,
                                                      .out = outputs[i],
                                                      .out_stride = weights.rows()});
+    weights.add_outliers(inputs, first, last, outputs[i]);
     const std::vector<float>& bias = linears[i].bias;
     if (bias.empty()) return;
     const int64_t last_row = std::min(weights.rows(), last * kTileRows);

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -128,6 +129,9 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, std::string_view name,
   scales_ = AlignedBuffer(scales);
   if (scheme.has_zeros()) zeros_ = AlignedBuffer(static_cast<size_t>(rows * groups_));
   if (scheme.has_minima()) minima_ = AlignedBuffer(scales);
+  outlier_columns_ = matrix.outlier_columns;
+  if (!outlier_columns_.empty())
+    outliers_ = AlignedBuffer(static_cast<size_t>(rows) * outlier_columns_.size() * sizeof(float));
   if (codes > 0) scale_codes_ = AlignedBuffer(codes);
   if (codes > 0 && scheme.has_minima()) minimum_codes_ = AlignedBuffer(codes);
   threads.run(tile_count(), [&](int64_t tile) { pack_tile(matrix, tile); });
@@ -141,6 +145,7 @@ uint64_t PackedMatrix::estimate_bytes(const ModelTensor& tensor, bool float_math
   const int64_t parts = scheme.has_minima() ? 2 : 1;
   int64_t per_row = parts * (2 * scales_of_row(scheme, cols) + scale_codes_of_row(scheme, cols));
   if (scheme.has_zeros()) per_row += scheme.groups(cols);
+  per_row += tensor.outliers * static_cast<int64_t>(sizeof(float));
   return static_cast<uint64_t>(rows / kTileRows * tile_size(type, padded_cols(scheme, cols)) + rows * per_row);
 }
 
@@ -178,18 +183,20 @@ void PackedMatrix::load_dense(const ModelSource& source, const ModelTensor& tens
 }
 
 // Groups become contiguous runs of whole blocks: columns of activation-ordered matrices move, short groups are padded.
+// Columns in 16 bits are padding too: activations that stand out do not widen the range of their neighbours.
 void PackedMatrix::place_columns(const QuantizedMatrix& matrix, std::string_view name) {
   groups_ = matrix.groups();
   packed_cols_ = padded_cols(matrix.scheme, cols_);
   const int64_t size = matrix.scheme.group_size(cols_), padded = packed_cols_ / groups_;
-  if (matrix.column_group.empty() && (groups_ == 1 || size == padded)) return;
+  if (matrix.column_group.empty() && matrix.outlier_columns.empty() && (groups_ == 1 || size == padded)) return;
   if (matrix.scheme.is_super_block()) fail("runtime", name, "super-blocks do not come in activation order");
   columns_.assign(static_cast<size_t>(packed_cols_), -1);
   std::vector<int64_t> filled(static_cast<size_t>(groups_), 0);
   for (int64_t c = 0; c < cols_; ++c) {
     const int64_t group = matrix.group_of(c), at = filled[static_cast<size_t>(group)]++;
     if (at >= size) fail("runtime", name, "a group has more columns than the scheme's group size");
-    columns_[static_cast<size_t>(group * padded + at)] = static_cast<int32_t>(c);
+    const bool kept = std::ranges::binary_search(matrix.outlier_columns, c);
+    columns_[static_cast<size_t>(group * padded + at)] = kept ? -1 : static_cast<int32_t>(c);
   }
 }
 
@@ -212,7 +219,15 @@ void PackedMatrix::pack_tile(const QuantizedMatrix& matrix, int64_t tile) {
     } else {
       pack_scales(matrix, tile, r);
     }
+    pack_outliers(matrix, tile, r);
   }
+}
+
+void PackedMatrix::pack_outliers(const QuantizedMatrix& matrix, int64_t tile, int64_t lane) {
+  const auto count = static_cast<int64_t>(outlier_columns_.size());
+  for (int64_t k = 0; k < count; ++k)
+    outliers_.as<float>()[(tile * count + k) * kTileRows + lane] =
+        matrix.outliers[static_cast<size_t>((tile * kTileRows + lane) * count + k)];
 }
 
 void PackedMatrix::pack_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane) {
@@ -270,6 +285,28 @@ void PackedMatrix::read_row(int64_t row, std::span<float> out) const {
     if (type_ == WeightType::kF16) value = f16_to_f32(halves[p * kTileRows + lane]);
     if (type_ == WeightType::kBF16) value = bf16_to_f32(halves[p * kTileRows + lane]);
     if (is_integer()) value = decode(tile, lane, p);
+  }
+  const size_t count = outlier_columns_.size(), first = static_cast<size_t>(tile) * count;
+  for (size_t k = 0; k < count; ++k)
+    out[static_cast<size_t>(outlier_columns_[k])] = outliers_.as<float>()[(first + k) * kTileRows + lane];
+}
+
+void PackedMatrix::add_outliers(const Inputs& inputs, int64_t first, int64_t last, float* out) const {
+  const auto count = static_cast<int64_t>(outlier_columns_.size());
+  if (count == 0) return;
+  for (int64_t token = 0; token < inputs.tokens; ++token) {
+    const float* x = inputs.values + token * inputs.value_stride;
+    for (int64_t tile = first; tile < last; ++tile) {
+      const float* weights = outliers_.as<float>() + tile * count * kTileRows;
+      std::array<float, kTileRows> sums = {};
+      for (int64_t k = 0; k < count; ++k)
+        for (int64_t lane = 0; lane < kTileRows; ++lane)
+          sums[static_cast<size_t>(lane)] +=
+              x[outlier_columns_[static_cast<size_t>(k)]] * weights[k * kTileRows + lane];
+      const int64_t rows = std::min(kTileRows, rows_ - tile * kTileRows);
+      for (int64_t lane = 0; lane < rows; ++lane)
+        out[token * rows_ + tile * kTileRows + lane] += sums[static_cast<size_t>(lane)];
+    }
   }
 }
 

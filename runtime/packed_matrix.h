@@ -52,11 +52,15 @@ class PackedMatrix {
   Tiles tiles() const;
   int64_t tile_count() const { return (rows_ + kTileRows - 1) / kTileRows; }
   int64_t packed_cols() const { return packed_cols_; }
-  // The checkpoint's column behind each packed column, -1 for padding. Empty: column i is column i.
+  // The checkpoint's column behind each packed column, -1 for padding and where a column is kept in 16 bits: the
+  // integers see neither. Empty: column i is column i.
   std::span<const int32_t> columns() const { return columns_; }
   uint64_t bytes() const {
-    return data_.size() + scales_.size() + zeros_.size() + minima_.size() + scale_codes_.size() + minimum_codes_.size();
+    return data_.size() + scales_.size() + zeros_.size() + minima_.size() + scale_codes_.size() +
+           minimum_codes_.size() + outliers_.size();
   }
+  // Adds to out [tokens][rows] what the columns kept in 16 bits give in the rows of tiles [first, last), in float32.
+  void add_outliers(const Inputs& inputs, int64_t first, int64_t last, float* out) const;
   // Row `row` as float32, in the checkpoint's order: cols() values.
   void read_row(int64_t row, std::span<float> out) const;
 
@@ -67,13 +71,15 @@ class PackedMatrix {
   void place_columns(const QuantizedMatrix& matrix, std::string_view name);
   void pack_tile(const QuantizedMatrix& matrix, int64_t tile);
   void pack_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane);
+  void pack_outliers(const QuantizedMatrix& matrix, int64_t tile, int64_t lane);
   void pack_super_scales(const QuantizedMatrix& matrix, int64_t tile, int64_t lane);
   float decode(int64_t tile, int64_t lane, int64_t packed_col) const;
 
   WeightType type_ = WeightType::kF32;
   int64_t rows_ = 0, cols_ = 0, packed_cols_ = 0, groups_ = 1, tile_bytes_ = 0;
   int32_t zero_ = 0;
-  std::vector<int32_t> columns_;
+  std::vector<int32_t> columns_, outlier_columns_;
+  AlignedBuffer outliers_;  // float32 [tile][outlier column][kTileRows]
   AlignedBuffer data_, scales_, zeros_, minima_, scale_codes_, minimum_codes_;  // kernel.h says how they lie
 };
 

@@ -152,6 +152,8 @@ void DirectorySource::add_quantized(const ExpectedTensor& expected, Entry entry)
     used_.insert(stored.info->name);
     tensor.bytes += stored.info->bytes;
   }
+  for (const PackedPartView& part : entry.parts)
+    if (part.name == "outlier_columns" && !part.shape.empty()) tensor.outliers = part.shape[0];
   if (!weight.problem.empty()) add_problem(weight.problem);
   if (!weight.f16_scales) {
     tensor.scheme = parse_scheme("f32");

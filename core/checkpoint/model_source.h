@@ -24,6 +24,7 @@ struct ModelTensor {
   Scheme scheme;            // how it is read; dense: its type
   uint64_t bytes = 0;       // as stored
   std::string stored = {};  // the stored type, where it is another than the scheme: "f64", "q6_k"; else empty
+  int64_t outliers = 0;     // columns of a quantized matrix that are kept in 16 bits
 
   int64_t rows() const { return shape.front(); }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }

@@ -12,6 +12,7 @@ struct ModelWriter::Impl {
   fs::path directory;
   SafetensorsWriter tensors;
   Json schemes = Json::object();
+  int version = 1;  // 2 with columns in 16 bits, which a program that knows nothing of them must not leave out
 };
 
 ModelWriter::ModelWriter(fs::path directory, std::span<const SideFile> side_files)
@@ -50,6 +51,7 @@ void ModelWriter::add_quantized(const std::string& name, const QuantizedMatrix& 
   for (const PackedPart& part : format.pack(matrix))
     impl_->tensors.add(name + "." + std::string(part.name), part.dtype, part.shape, part.bytes);
   impl_->schemes[name] = name_of(matrix.scheme);
+  if (!matrix.outlier_columns.empty()) impl_->version = 2;
 }
 
 void ModelWriter::finish(const Json& config_json, const Json& report) {
@@ -57,7 +59,8 @@ void ModelWriter::finish(const Json& config_json, const Json& report) {
   Json config = config_json;
   config.erase("quantization_config");
   if (!impl_->schemes.empty())
-    config["quantization_config"] = {{"quant_method", "retort"}, {"version", 1}, {"tensors", impl_->schemes}};
+    config["quantization_config"] = {
+        {"quant_method", "retort"}, {"version", impl_->version}, {"tensors", impl_->schemes}};
   if (!report.is_null()) write_text_file(impl_->directory / "retort.json", report.dump(2) + "\n");
   write_text_file(impl_->directory / "config.json", config.dump(2) + "\n");
 }

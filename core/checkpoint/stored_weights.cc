@@ -53,15 +53,17 @@ bool holds_f16(const PackedPartView* scales) {
 
 // ---- native: the scheme of every weight by its name
 
-constexpr std::array kNativeParts{StoredPart{"codes", 0}, StoredPart{"scales", 0}, StoredPart{"zeros", 0},
-                                  StoredPart{"groups", -1}, StoredPart{"blocks", 0}};
+constexpr std::array kNativeParts{StoredPart{"codes", 0},           StoredPart{"scales", 0}, StoredPart{"zeros", 0},
+                                  StoredPart{"groups", -1},         StoredPart{"blocks", 0}, StoredPart{"outliers", 0},
+                                  StoredPart{"outlier_columns", -1}};
 
 const Json& native_schemes(const Settings& settings) { return *settings.json.find("tensors"); }
 
 void check_native(const Settings& settings) {
-  if (const auto version = json_required<int64_t>(settings.json, "version", settings.label); version != 1)
+  if (const auto version = json_required<int64_t>(settings.json, "version", settings.label);
+      version != 1 && version != 2)
     settings.refuse("the version " + std::to_string(version) + " of the quantized layout is not known",
-                    "This program reads version 1");
+                    "This program reads versions 1 and 2");
   const auto tensors = settings.json.find("tensors");
   if (tensors == settings.json.end() || !tensors->is_object())
     settings.refuse("quantization_config has no object 'tensors'");
@@ -360,6 +362,7 @@ QuantizedMatrix cut_rows(QuantizedMatrix m, int64_t first, int64_t count) {
   cut(m.codes);
   cut(m.scales);
   cut(m.zeros);
+  cut(m.outliers);
   m.rows = count;
   return m;
 }

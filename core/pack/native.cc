@@ -1,5 +1,6 @@
 // The native layout: codes [rows, row bytes] with the low bits first, each row starting on a byte; scales and zeros
-// [rows, groups]; with activation order, the group of each column.
+// [rows, groups]; with activation order, the group of each column; with columns in 16 bits, their values [rows,
+// columns] and their numbers.
 #include <cstring>
 
 #include "core/pack/bit_rows.h"
@@ -27,7 +28,22 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   parts.push_back(floats_part("scales", DType::kF16, {m.rows, groups}, m.scales));
   if (!m.zeros.empty()) parts.push_back(make_part("zeros", DType::kU8, {m.rows, groups}, m.zeros));
   if (!m.column_group.empty()) parts.push_back(make_part("groups", DType::kI32, {m.cols}, m.column_group));
+  if (m.outlier_columns.empty()) return parts;
+  const auto outliers = static_cast<int64_t>(m.outlier_columns.size());
+  std::vector<uint16_t> values(m.outliers.size());
+  std::ranges::transform(m.outliers, values.begin(), f32_to_f16);
+  parts.push_back(make_part("outliers", DType::kF16, {m.rows, outliers}, values));
+  parts.push_back(make_part("outlier_columns", DType::kI32, {outliers}, m.outlier_columns));
   return parts;
+}
+
+// Both parts or neither.
+void unpack_outliers(std::span<const PackedPartView> parts, std::string_view subject, QuantizedMatrix& m) {
+  const PackedPartView* columns = find_part(parts, "outlier_columns");
+  if (columns == nullptr && find_part(parts, "outliers") == nullptr) return;
+  const int64_t count = columns != nullptr && columns->shape.size() == 1 ? columns->shape[0] : 0;
+  m.outlier_columns = values_of<int32_t>(require_part(parts, "outlier_columns", DType::kI32, {count}, subject));
+  m.outliers = floats_of(require_part(parts, "outliers", DType::kF16, {m.rows, count}, subject));
 }
 
 QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
@@ -44,12 +60,13 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
     m.zeros = values_of<uint8_t>(require_part(parts, "zeros", DType::kU8, {rows, groups}, subject));
   if (std::ranges::any_of(parts, [](const PackedPartView& part) { return part.name == "groups"; }))
     m.column_group = values_of<int32_t>(require_part(parts, "groups", DType::kI32, {cols}, subject));
+  unpack_outliers(parts, subject, m);
   check_matrix(m, subject);
   return m;
 }
 
 }  // namespace
 
-const PackedFormat kNativeFormat{"native", refuses, pack, unpack};
+const PackedFormat kNativeFormat{"native", refuses, pack, unpack, /*holds_outliers=*/true};
 
 }  // namespace retort

@@ -5,6 +5,15 @@
 
 namespace retort {
 
+std::string PackedFormat::refuses(const QuantizedMatrix& matrix) const {
+  const std::string reason = holds_outliers ? "" : refuses_outliers(matrix, name);
+  return reason.empty() ? refuses_layout(matrix) : reason;
+}
+
+std::string refuses_outliers(const QuantizedMatrix& matrix, std::string_view place) {
+  return matrix.outlier_columns.empty() ? "" : "columns kept in 16 bits have no place in " + std::string(place);
+}
+
 std::span<const PackedFormat> packed_formats() {
   static const std::vector<PackedFormat> kFormats = [] {
     std::vector<PackedFormat> formats{

@@ -32,15 +32,23 @@ struct PackedPartView {
 
 struct PackedFormat {
   std::string_view name;
-  // Empty when a matrix of this scheme and shape can be stored exactly; otherwise the reason, as a sentence.
-  std::string (*refuses)(const QuantizedMatrix&);
+  // As refuses(), of matrices without outlier columns.
+  std::string (*refuses_layout)(const QuantizedMatrix&);
   std::vector<PackedPart> (*pack)(const QuantizedMatrix&);
   // The inverse. Sizes and types of the parts are checked; errors name `subject`.
   QuantizedMatrix (*unpack)(const Scheme&, int64_t rows, int64_t cols, std::span<const PackedPartView>,
                             std::string_view subject);
+  bool holds_outliers = false;
+
+  // Empty when a matrix of this scheme and shape can be stored exactly; otherwise the reason, as a sentence.
+  std::string refuses(const QuantizedMatrix& matrix) const;
 };
 
-// "native": codes (bit-packed, low bits first), scales (f16), zeros (u8), groups (i32);
+// Why what is called `place` cannot hold the matrix, if it has columns that are kept in 16 bits; else empty.
+std::string refuses_outliers(const QuantizedMatrix& matrix, std::string_view place);
+
+// "native": codes (bit-packed, low bits first), scales (f16), zeros (u8), groups (i32), outliers (f16) and
+// outlier_columns (i32);
 // "q8_0", "q4_k", ...: GGUF blocks; "gptq", "gptq_v2"; "awq": its GEMM layout; "compressed-tensors": pack-quantized;
 // "matmulnbits": ONNX Runtime; "dequantizelinear": ONNX; "mlx".
 std::span<const PackedFormat> packed_formats();

@@ -54,6 +54,24 @@ std::string wrong_super_scales(const QuantizedMatrix& m) {
                                                                     : "scales do not follow from their super-blocks";
 }
 
+// The reason why the columns in 16 bits cannot be right; empty when they can.
+std::string wrong_outliers(const QuantizedMatrix& m) {
+  const std::vector<int32_t>& columns = m.outlier_columns;
+  if (m.outliers.size() != static_cast<size_t>(m.rows) * columns.size())
+    return "the number of values in 16 bits does not fit the shape";
+  if (columns.empty()) return {};
+  if (!m.scheme.holds_outliers()) return "its scheme has no columns in 16 bits";
+  const bool rising = std::ranges::adjacent_find(columns, std::greater_equal<>()) == columns.end();
+  if (!rising || columns.front() < 0 || columns.back() >= m.cols)
+    return "the columns in 16 bits are not columns of it in rising order";
+  if (!all_finite(m.outliers) || !all_f16(m.outliers)) return "a value in 16 bits is not an f16 value";
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (const int32_t c : columns)
+      if (m.codes[static_cast<size_t>(r * m.cols + c)] != m.zero(r, m.group_of(c)))
+        return "a column in 16 bits has a code that is not its zero point";
+  return {};
+}
+
 }  // namespace
 
 QuantizedMatrix make_quantized(const Scheme& scheme, int64_t rows, int64_t cols) {
@@ -125,6 +143,8 @@ void dequantize_rows(const QuantizedMatrix& m, int64_t first, int64_t count, std
       decode_run(decoder_of(m, row + g), codes.subspan(g * size, size), values + g * size);
     for (size_t c = 0; !m.column_group.empty() && c < cols; ++c)
       values[c] = decoder_of(m, row + static_cast<size_t>(m.column_group[c]))(codes[c]);
+    const float* outliers = m.outliers.data() + static_cast<size_t>(first + r) * m.outlier_columns.size();
+    for (const int32_t c : m.outlier_columns) values[c] = *outliers++;
   }
 }
 
@@ -143,10 +163,11 @@ void check_integers(const QuantizedMatrix& m, std::string_view subject) {
     if (const std::string reason = wrong_super_scales(m); !reason.empty()) bad(reason.c_str());
   if (m.scheme.granularity == Granularity::kTensor && !(all_equal(m.scales) && all_equal(m.zeros)))
     bad("the rows of a matrix with one scale for the tensor have different ones");
-  if (m.column_group.empty()) return;
-  if (m.column_group.size() != static_cast<size_t>(m.cols)) bad("the group index does not name every column");
+  if (!m.column_group.empty() && m.column_group.size() != static_cast<size_t>(m.cols))
+    bad("the group index does not name every column");
   for (const int32_t group : m.column_group)
     if (group < 0 || group >= m.groups()) bad("a group index is out of range");
+  if (const std::string reason = wrong_outliers(m); !reason.empty()) bad(reason.c_str());
 }
 
 void check_matrix(const QuantizedMatrix& m, std::string_view subject) {
@@ -180,6 +201,7 @@ QuantizedMatrix permute_rows(const QuantizedMatrix& m, std::span<const int64_t> 
   permute(out.super.minima, order);
   permute(out.super.scale_codes, order);
   permute(out.super.minimum_codes, order);
+  permute(out.outliers, order);
   return out;
 }
 

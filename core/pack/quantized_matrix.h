@@ -20,7 +20,7 @@ struct SuperScales {
 // [rows = out features, cols = in features], row-major, columns in the order of the checkpoint.
 // With one scale for the tensor, every row holds the same one.
 // w[r][c] = scales[r][g] * level(codes[r][c]) - minima[r][g] with g = group_of(c); the level is codes[r][c] -
-// zeros[r][g], or an entry of the scheme's code book.
+// zeros[r][g], or an entry of the scheme's code book. In an outlier column, w[r][c] is a value of its own instead.
 struct QuantizedMatrix {
   Scheme scheme;  // never dense
   int64_t rows = 0, cols = 0;
@@ -30,6 +30,10 @@ struct QuantizedMatrix {
   std::vector<int32_t> column_group;  // cols: the group of each column; empty: column / group size
   std::vector<float> minima = {};     // rows * groups with scheme.has_minima(), else empty
   SuperScales super = {};             // with scheme.is_super_block(): `scales` and `minima` follow from it
+  // Columns that are kept in 16 bits, rising; only with plain integers (not in blocks). Their codes are the zero
+  // points, so that what multiplies integers with scales gets 0 there and adds the values.
+  std::vector<int32_t> outlier_columns = {};
+  std::vector<float> outliers = {};  // rows * outlier_columns, each exactly an f16 value
 
   int64_t groups() const { return scheme.groups(cols); }
   int64_t group_of(int64_t col) const {

@@ -157,14 +157,15 @@ Scheme fallback_scheme(const Scheme& scheme) {
   return by_channel;
 }
 
-double bits_per_weight(const Scheme& scheme, int64_t rows, int64_t cols) {
+double bits_per_weight(const Scheme& scheme, int64_t rows, int64_t cols, int64_t outliers) {
   if (scheme.is_dense()) return static_cast<double>(size_of(*scheme.dense)) * 8;
   if (scheme.is_block()) {
     const BlockInfo& info = block_info(scheme.block);
     return static_cast<double>(info.bytes * 8) / static_cast<double>(info.elements);
   }
   const int64_t row_bits = (cols * scheme.bits + 7) / 8 * 8 + scheme.groups(cols) * (scheme.symmetric ? 16 : 24);
-  return static_cast<double>(rows * row_bits) / static_cast<double>(rows * cols);
+  const int64_t outlier_bits = outliers * (rows * 16 + 32);
+  return static_cast<double>(rows * row_bits + outlier_bits) / static_cast<double>(rows * cols);
 }
 
 }  // namespace retort

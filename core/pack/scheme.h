@@ -54,6 +54,8 @@ struct Scheme {
   bool has_minima() const { return !symmetric && is_block(); }
   // Integers less a zero point, times one f16 scale: what the layouts outside GGUF hold.
   bool is_plain() const { return book == CodeBook::kLinear && !has_minima() && !is_super_block(); }
+  // Beside them some columns may be kept in 16 bits (QuantizedMatrix::outliers).
+  bool holds_outliers() const { return is_plain() && !is_block(); }
   int64_t group_size(int64_t cols) const { return granularity == Granularity::kGroup ? group : cols; }
   int64_t groups(int64_t cols) const { return cols / group_size(cols); }
   // Columns whose scales are chosen together: a super-block, or a group.
@@ -79,7 +81,8 @@ Scheme fallback_scheme(const Scheme& scheme);
 std::span<const float> levels_of(CodeBook book);
 
 // Bits per weight of a [rows, cols] matrix as the native directory stores it: the block's own layout, or rows of codes
-// filled up to a byte, and scales (16 bits) and zeros (8 bits) for every group of every row.
-double bits_per_weight(const Scheme& scheme, int64_t rows, int64_t cols);
+// filled up to a byte, and scales (16 bits) and zeros (8 bits) for every group of every row; for each outlier column
+// 16 bits a row and 32 for its number.
+double bits_per_weight(const Scheme& scheme, int64_t rows, int64_t cols, int64_t outliers = 0);
 
 }  // namespace retort

@@ -90,7 +90,7 @@ class Comparison {
   }
 
   void compare_integers(const ModelTensor& tensor, const QuantizedMatrix& model, const ArtifactTensor& found) {
-    int64_t codes = 0, scales = 0;
+    int64_t codes = static_cast<int64_t>(model.outliers.size()), scales = 0;  // these are no integers in the model
     const std::span<const float> levels = levels_of(model.scheme.book);
     const bool raw_codes = has_minima_for_zeros(model, found);
     std::vector<uint8_t> wrong(static_cast<size_t>(found.groups));  // groups of the row with another scale

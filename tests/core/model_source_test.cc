@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/checkpoint/safetensors.h"
+#include "tests/support/memory_source.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -292,7 +293,7 @@ QuantizedMatrix random_matrix(const std::string& scheme, int64_t rows, int64_t c
 
 // Writes a native directory in which the linear weights take `schemes` in turn; returns what was put in.
 std::map<std::string, QuantizedMatrix> write_native(const fs::path& directory, const ModelSource& source,
-                                                    const std::vector<std::string>& schemes) {
+                                                    const std::vector<std::string>& schemes, bool outliers = false) {
   testing::Random random(7);
   std::map<std::string, QuantizedMatrix> matrices;
   ModelWriter writer(directory, source.side_files());
@@ -306,6 +307,7 @@ std::map<std::string, QuantizedMatrix> write_native(const fs::path& directory, c
     QuantizedMatrix m = random_matrix(schemes[next++ % schemes.size()], tensor.rows(), tensor.cols(), random);
     if (m.scheme.granularity == Granularity::kGroup && m.scheme.block == BlockType::kNone && next % 2 == 0)
       for (int64_t c = 0; c < m.cols; ++c) m.column_group.push_back(static_cast<int32_t>(random.below(m.groups())));
+    if (outliers) testing::keep_columns(m, source.read_f32(tensor), {0, 9, 10, 63});
     writer.add_quantized(tensor.name, m);
     matrices.emplace(tensor.name, std::move(m));
   }
@@ -341,6 +343,31 @@ TEST(Native, GivesBackTheIntegersOfEveryScheme) {
   }
 }
 
+// They are cut by rows as everything else, and programs that know only version 1 refuse them.
+TEST(Native, HoldsColumnsIn16Bits) {
+  const TempDir hf, native;
+  testing::write_tiny_model(hf.path(), {});
+  const auto matrices = write_native(native.path(), *open_model(hf.path()), {"int4-g32-sym", "int3-g32-asym"}, true);
+  EXPECT_EQ(read_json_file(native.path() / "config.json")["quantization_config"]["version"], 2);
+  const auto opened = open_model(native.path());
+  EXPECT_THAT(opened->problems(), IsEmpty());
+  for (const auto& [name, expected] : matrices) {
+    const ModelTensor& tensor = opened->at(name);
+    EXPECT_EQ(tensor.outliers, 4);
+    const QuantizedMatrix m = opened->read_quantized(tensor), row = opened->read_quantized_rows(tensor, 5, 1);
+    EXPECT_EQ(m.outlier_columns, expected.outlier_columns) << name;
+    EXPECT_EQ(m.outliers, expected.outliers) << name;
+    EXPECT_EQ(row.outliers, (std::vector<float>{m.outliers.begin() + 20, m.outliers.begin() + 24})) << name;
+    std::vector<float> rows(static_cast<size_t>(2 * tensor.cols())), want(rows.size());
+    opened->read_f32(tensor, 5, 2, rows);
+    dequantize_rows(expected, 5, 2, want);
+    EXPECT_EQ(rows, want) << name;
+  }
+  const std::string name = "model.layers.0.self_attn.q_proj.weight";
+  rewrite(native.path(), [&](Stored& t) { named(t, name + ".outliers").first.name = name + ".other"; });
+  EXPECT_THAT(open_error(native.path()), HasSubstr("'outliers' is missing"));
+}
+
 TEST(Native, DamageIsRefusedByName) {
   const TempDir hf, native;
   testing::write_tiny_model(hf.path(), {.extra = Json::object()});
@@ -361,7 +388,7 @@ TEST(Native, DamageIsRefusedByName) {
   EXPECT_THAT(with([&](Json& q) { q["tensors"]["model.norm.weight"] = "int4"; }), HasSubstr("model.norm.weight"));
   EXPECT_THAT(with([&](Json& q) { q["tensors"]["other"] = "int4"; }), HasSubstr("other"));
   EXPECT_THAT(with([&](Json& q) { q["tensors"].erase(name); }), HasSubstr(name));
-  EXPECT_THAT(with([&](Json& q) { q["version"] = 2; }), HasSubstr("version 2"));
+  EXPECT_THAT(with([&](Json& q) { q["version"] = 3; }), HasSubstr("version 3"));
   EXPECT_THAT(with([&](Json& q) { q.erase("tensors"); }), HasSubstr("tensors"));
   with([](Json&) {});
   rewrite(native.path(), [&](Stored& t) { named(t, name + ".zeros").first.name = name + ".other"; });

@@ -230,6 +230,100 @@ TEST(QuantizedMatrix, ChecksItsContent) {
   EXPECT_THAT(error_of([&] { check_matrix(tensor, "m"); }), HasSubstr("one scale for the tensor"));
 }
 
+// Columns 3, 4 and 40 in 16 bits.
+QuantizedMatrix matrix_with_outliers(const std::string& scheme) {
+  QuantizedMatrix m = random_matrix(parse_scheme(scheme), 4, 64);
+  m.outlier_columns = {3, 4, 40};
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (const int32_t c : m.outlier_columns) {
+      m.codes[static_cast<size_t>(r * m.cols + c)] = m.zero(r, m.group_of(c));
+      m.outliers.push_back(static_cast<float>(100 * r + c) / 16);
+    }
+  return m;
+}
+
+TEST(Outliers, AreTheValuesOfTheirColumns) {
+  const QuantizedMatrix m = matrix_with_outliers("int4-g32-asym");
+  check_matrix(m, "m");
+  QuantizedMatrix plain = m;
+  plain.outlier_columns.clear(), plain.outliers.clear();
+  std::vector<float> values(128), integers(128);
+  dequantize_rows(m, 2, 2, values);
+  dequantize_rows(plain, 2, 2, integers);
+  for (int64_t i = 0; i < 128; ++i) {
+    const int64_t r = 2 + i / 64, c = i % 64;
+    const bool kept = c == 3 || c == 4 || c == 40;
+    EXPECT_TRUE(!kept || integers[static_cast<size_t>(i)] == 0.0f);
+    EXPECT_EQ(values[static_cast<size_t>(i)],
+              kept ? static_cast<float>(100 * r + c) / 16 : integers[static_cast<size_t>(i)])
+        << i;
+  }
+  const QuantizedMatrix permuted = permute_rows(m, std::vector<int64_t>{2, 0, 3, 1});
+  dequantize_rows(permuted, 0, 1, std::span(values).first(64));
+  EXPECT_EQ(values[40], (200 + 40) / 16.0f);
+}
+
+TEST(Outliers, AreChecked) {
+  const QuantizedMatrix good = matrix_with_outliers("int4-g32-asym");
+  const auto check = [&](const std::function<void(QuantizedMatrix&)>& damage) {
+    QuantizedMatrix m = good;
+    damage(m);
+    return error_of([&] { check_matrix(m, "the.name"); });
+  };
+  EXPECT_THAT(check([](auto& m) { m.outliers.pop_back(); }), HasSubstr("does not fit the shape"));
+  EXPECT_THAT(check([](auto& m) { m.outlier_columns.clear(); }), HasSubstr("does not fit the shape"));
+  EXPECT_THAT(check([](auto& m) { m.outlier_columns = {3, 3, 40}; }), HasSubstr("rising order"));
+  EXPECT_THAT(check([](auto& m) { m.outlier_columns = {4, 3, 40}; }), HasSubstr("rising order"));
+  EXPECT_THAT(check([](auto& m) { m.outlier_columns = {-1, 4, 40}; }), HasSubstr("rising order"));
+  EXPECT_THAT(check([](auto& m) { m.outlier_columns = {3, 4, 64}; }), HasSubstr("rising order"));
+  EXPECT_THAT(check([](auto& m) { m.outliers[1] = 0.1f; }), HasSubstr("not an f16 value"));
+  EXPECT_THAT(check([](auto& m) { m.outliers[1] = INFINITY; }), HasSubstr("not an f16 value"));
+  EXPECT_THAT(check([](auto& m) { m.outliers[1] = NAN; }), HasSubstr("not an f16 value"));
+  EXPECT_THAT(check([](auto& m) { m.codes[64 + 40] ^= 1; }), HasSubstr("not its zero point"));
+  for (const char* scheme : {"q4_0", "nf4-g32"})
+    EXPECT_THAT(error_of([&] { check_matrix(matrix_with_outliers(scheme), "x"); }), HasSubstr("no columns in 16 bits"));
+}
+
+TEST(Outliers, HaveTwoPartsInTheNativeLayout) {
+  const PackedFormat& native = packed_format("native");
+  for (const char* scheme : {"int4-g32-asym", "int3-channel-sym", "int8-tensor-asym", "int2-g8-sym"}) {
+    const QuantizedMatrix m = matrix_with_outliers(scheme);
+    EXPECT_EQ(native.refuses(m), "");
+    const auto parts = native.pack(m);
+    const PackedPart &values = parts[parts.size() - 2], &columns = parts.back();
+    EXPECT_EQ(values.name, "outliers");
+    EXPECT_EQ(values.dtype, DType::kF16);
+    EXPECT_EQ(values.shape, (std::vector<int64_t>{4, 3}));
+    EXPECT_THAT(std::span(values.bytes).first(4),  // 3 / 16 and 4 / 16
+                ElementsAre(std::byte{0x00}, std::byte{0x32}, std::byte{0x00}, std::byte{0x34}));
+    EXPECT_EQ(columns.name, "outlier_columns");
+    EXPECT_EQ(columns.dtype, DType::kI32);
+    EXPECT_EQ(columns.shape, (std::vector<int64_t>{3}));
+    EXPECT_EQ(columns.bytes[8], std::byte{40});
+    const QuantizedMatrix back = native.unpack(m.scheme, 4, 64, views_of(parts), "m");
+    expect_equal(back, m, scheme);
+    EXPECT_EQ(back.outlier_columns, m.outlier_columns);
+    EXPECT_EQ(back.outliers, m.outliers);
+    double stored = 0;
+    for (const PackedPart& part : parts) stored += static_cast<double>(part.bytes.size()) * 8;
+    EXPECT_DOUBLE_EQ(bits_per_weight(m.scheme, 4, 64, 3), stored / (4 * 64)) << scheme;
+    for (const size_t missing : {parts.size() - 2, parts.size() - 1}) {
+      auto views = views_of(parts);
+      views.erase(views.begin() + static_cast<int64_t>(missing));
+      EXPECT_THAT(error_of([&] { native.unpack(m.scheme, 4, 64, views, "x"); }),
+                  HasSubstr("'" + std::string(parts[missing].name) + "' is missing"));
+    }
+  }
+}
+
+TEST(Outliers, HaveNoPlaceInAnyOtherLayout) {
+  for (const PackedFormat& format : packed_formats()) {
+    if (format.name == "native") continue;
+    QuantizedMatrix m = matrix_with_outliers("int4-g32-sym");
+    EXPECT_EQ(format.refuses(m), "columns kept in 16 bits have no place in " + std::string(format.name));
+  }
+}
+
 TEST(QuantizedMatrix, PermutesRowsWithTheirScales) {
   QuantizedMatrix m = random_matrix(parse_scheme("int4-g32-asym"), 4, 64);
   const std::vector<int64_t> order{2, 0, 3, 1};

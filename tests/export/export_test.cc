@@ -15,6 +15,7 @@
 #include "export/verifier.h"
 #include "export/verify/onnx_wire.h"
 #include "tests/export/quantized_model.h"
+#include "tests/support/memory_source.h"
 
 namespace retort {
 namespace {
@@ -153,6 +154,48 @@ TEST(Export, KeepsActivationOrderInGptqOnly) {
     EXPECT_THAT(error, HasSubstr("--format gptq"));
     EXPECT_TRUE(!fs::exists(path) || fs::is_empty(path)) << "something was written";
   }
+}
+
+// Of q_proj of the first layer, 64 rows.
+void keep_some_columns(const std::string& name, QuantizedMatrix& matrix) {
+  if (name != "model.layers.0.self_attn.q_proj.weight") return;
+  testing::Random random(3);
+  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
+  for (float& value : values) value = random.normal();
+  testing::keep_columns(matrix, values, {1, 30, 63});
+}
+
+TEST(Export, RefusesColumnsIn16BitsAndNamesDenseHf) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym", false, keep_some_columns);
+  for (const char* format : {"gguf", "onnx", "gptq", "awq", "compressed-tensors", "mlx"}) {
+    const fs::path path = dir.path() / format;
+    const std::string error = error_of([&] { export_to(path, *source, {.format = format, .type = {}}); });
+    EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.q_proj.weight"));
+    EXPECT_THAT(error, HasSubstr("columns kept in 16 bits have no place in " + std::string(format)));
+    EXPECT_THAT(error, HasSubstr("Use --format hf, or --fallback f16"));
+    EXPECT_TRUE(!fs::exists(path) || fs::is_empty(path)) << "something was written";
+  }
+  const Exported dense = export_to(dir.path() / "hf", *source, {.format = "hf", .type = {}});
+  EXPECT_TRUE(verify_artifact(dense.path, *source, g_context).equal());
+  const Exported fallen =
+      export_to(dir.path() / "fallen", *source, {.format = "gptq", .type = {}, .fallback_f16 = true});
+  EXPECT_THAT(fallen.summary.fallbacks, SizeIs(1));
+  EXPECT_TRUE(verify_artifact(fallen.path, *source, g_context).equal());
+}
+
+// The same integers without the values are another model.
+TEST(Verify, FindsColumnsIn16BitsThatWereLeftOut) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path() / "a", shape(), "int4-g32-sym", false, keep_some_columns);
+  const auto lost = quantized_model(dir.path() / "b", shape(), "int4-g32-sym", false,
+                                    [](const std::string& name, QuantizedMatrix& matrix) {
+                                      keep_some_columns(name, matrix);
+                                      matrix.outlier_columns.clear();
+                                      matrix.outliers.clear();
+                                    });
+  const Exported made = export_to(dir.path() / "gptq", *lost, {.format = "gptq", .type = {}});
+  EXPECT_EQ(verify_artifact(made.path, *source, g_context).codes_different, 64 * 3);
 }
 
 // Loaders convert everything to the type that config.json names: it is one that keeps every number.

@@ -151,6 +151,15 @@ def write_stored_weights():
           random.integers(0, 16, (rows, groups), np.uint8), order, None)
     native["tensors"] = {"model.layers.0.mlp.up_proj.weight": "q4_0"}
     write("native-blocks", native, None, None, None, None, random.integers(0, 64, (rows, 54), np.uint8))
+    # Columns 4 and 41 in 16 bits: their codes are the zero points of their groups.
+    zeros = random.integers(0, 16, (rows, groups), np.uint8)
+    codes = random.integers(0, 16, (rows, cols), np.uint8)
+    codes[:, 4], codes[:, 41] = zeros[:, 0], zeros[:, 1]
+    kept = {**native, "version": 2, "tensors": {"model.layers.0.mlp.up_proj.weight": "int4-g32-asym"}}
+    for name, columns in (("native-outliers", [4, 41]), ("native-outliers-order", [41, 4]),
+                          ("native-outliers-outside", [4, 96])):
+        write(name, kept, codes[:, ::2] | codes[:, 1::2] << 4, scales(rows, groups), zeros, None, None,
+              scales(rows, 2), np.array(columns, np.int32))
 
 
 def write_imatrix():

@@ -46,6 +46,7 @@ struct Variant {
   TinyModel model;
   const char* scheme;
   bool shuffled;
+  int64_t outliers = 0;
 };
 
 void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
@@ -60,9 +61,15 @@ std::vector<Variant> variants() {
   normed.dtype = DType::kF16;
   TinyModel biased;
   biased.model_type = "qwen2";
-  return {{"int4", tied, "int4-g32-sym", false},          {"int4_ordered", normed, "int4-g32-asym", true},
-          {"int8", biased, "int8-channel-sym", false},    {"bf16", tied, "bf16", false},
-          {"f32_sliding", sliding_model(), "f32", false}, {"q8_0_sliding", sliding_model(), "q8_0", false}};
+  return {{"int4", tied, "int4-g32-sym", false},
+          {"int4_ordered", normed, "int4-g32-asym", true},
+          {"int8", biased, "int8-channel-sym", false},
+          {"bf16", tied, "bf16", false},
+          {"int4_outliers", tied, "int4-g32-sym", false, 3},
+          {"int3_ordered_outliers", normed, "int3-g32-asym", true, 5},
+          {"int8_outliers", biased, "int8-channel-sym", false, 2},
+          {"f32_sliding", sliding_model(), "f32", false},
+          {"q8_0_sliding", sliding_model(), "q8_0", false}};
 }
 
 class EngineVariants : public ::testing::TestWithParam<Variant> {};
@@ -71,7 +78,8 @@ INSTANTIATE_TEST_SUITE_P(All, EngineVariants, ::testing::ValuesIn(variants()),
 
 // The same bits whatever the threads, the pieces in which the text comes, and the kernel.
 TEST_P(EngineVariants, LogitsDoNotDependOnHowTheyAreComputed) {
-  const MemorySource source(GetParam().model, parse_scheme(GetParam().scheme), GetParam().shuffled);
+  const MemorySource source(GetParam().model, parse_scheme(GetParam().scheme), GetParam().shuffled,
+                            GetParam().outliers);
   const auto tokens = random_tokens(100);
   Runner one;
   const auto engine = load_engine(source, {.kernel = "reference"}, one.context);
@@ -90,7 +98,8 @@ TEST_P(EngineVariants, LogitsDoNotDependOnHowTheyAreComputed) {
 }
 
 TEST_P(EngineVariants, QuantizedActivationsStayCloseToFloatMath) {
-  const MemorySource source(GetParam().model, parse_scheme(GetParam().scheme), GetParam().shuffled);
+  const MemorySource source(GetParam().model, parse_scheme(GetParam().scheme), GetParam().shuffled,
+                            GetParam().outliers);
   const auto tokens = random_tokens(100);
   Runner runner;
   const auto engine = load_engine(source, {}, runner.context);

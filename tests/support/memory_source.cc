@@ -74,6 +74,17 @@ QuantizedMatrix round_to_nearest(const Scheme& scheme, int64_t rows, int64_t col
   return m;
 }
 
+void keep_columns(QuantizedMatrix& m, std::span<const float> values, std::vector<int32_t> columns) {
+  m.outlier_columns = std::move(columns);
+  m.outliers.clear();
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (const int32_t c : m.outlier_columns) {
+      const auto at = static_cast<size_t>(r * m.cols + c);
+      m.codes[at] = m.zero(r, m.group_of(c));
+      m.outliers.push_back(f16_to_f32(f32_to_f16(values[at])));
+    }
+}
+
 std::vector<int32_t> shuffled_groups(const Scheme& scheme, int64_t cols, uint64_t seed) {
   std::vector<int32_t> groups(static_cast<size_t>(cols));
   for (int64_t c = 0; c < cols; ++c) groups[static_cast<size_t>(c)] = static_cast<int32_t>(c / scheme.group_size(cols));
@@ -83,22 +94,23 @@ std::vector<int32_t> shuffled_groups(const Scheme& scheme, int64_t cols, uint64_
   return groups;
 }
 
-MemorySource::MemorySource(const TinyModel& model, const Scheme& linear, bool shuffle_groups)
+MemorySource::MemorySource(const TinyModel& model, const Scheme& linear, bool shuffle_groups, int64_t outliers)
     : config_(parse_config(tiny_config(model), "memory")) {
   auto weights = tiny_weights(model);
   for (const ExpectedTensor& expected : expected_tensors(config_))
-    add(expected, linear, linear.dense.value_or(model.dtype), std::move(weights.at(expected.name)), shuffle_groups);
+    add(expected, linear, linear.dense.value_or(model.dtype), std::move(weights.at(expected.name)), shuffle_groups,
+        outliers);
 }
 
 MemorySource::MemorySource(const ModelSource& source, const Scheme& linear) : config_(source.config()) {
   for (const ExpectedTensor& expected : expected_tensors(config_)) {
     const ModelTensor& tensor = source.at(expected.name);
-    add(expected, linear, tensor.scheme.dense.value_or(DType::kF32), source.read_f32(tensor), false);
+    add(expected, linear, tensor.scheme.dense.value_or(DType::kF32), source.read_f32(tensor), false, 0);
   }
 }
 
 void MemorySource::add(const ExpectedTensor& expected, const Scheme& linear, DType dense, std::vector<float> values,
-                       bool shuffle_groups) {
+                       bool shuffle_groups, int64_t outliers) {
   if (expected.rule->input == Input::kNone || linear.is_dense()) {
     add_dense(expected.name, expected.shape, dense, std::move(values));
     return;
@@ -107,7 +119,11 @@ void MemorySource::add(const ExpectedTensor& expected, const Scheme& linear, DTy
   const Scheme scheme = linear.fits(cols) ? linear : fallback_scheme(linear);
   std::vector<int32_t> groups;
   if (shuffle_groups) groups = shuffled_groups(scheme, cols, static_cast<uint64_t>(rows));
-  add_quantized(expected.name, round_to_nearest(scheme, rows, cols, values, std::move(groups)));
+  QuantizedMatrix matrix = round_to_nearest(scheme, rows, cols, values, std::move(groups));
+  std::vector<int32_t> kept;
+  for (int64_t k = 0; k < outliers; ++k) kept.push_back(static_cast<int32_t>((2 * k + 1) * cols / (2 * outliers)));
+  keep_columns(matrix, values, std::move(kept));
+  add_quantized(expected.name, std::move(matrix));
 }
 
 const ModelTensor& MemorySource::add_dense(const std::string& name, const std::vector<int64_t>& shape, DType dtype,
@@ -124,7 +140,11 @@ const ModelTensor& MemorySource::add_quantized(const std::string& name, Quantize
   std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
   dequantize_rows(matrix, 0, matrix.rows, values);
   values_.emplace(name, std::move(values));
-  tensors_.push_back({.name = name, .shape = {matrix.rows, matrix.cols}, .scheme = matrix.scheme, .bytes = 0});
+  tensors_.push_back({.name = name,
+                      .shape = {matrix.rows, matrix.cols},
+                      .scheme = matrix.scheme,
+                      .bytes = 0,
+                      .outliers = static_cast<int64_t>(matrix.outlier_columns.size())});
   quantized_.emplace(name, std::move(matrix));
   return tensors_.back();
 }
@@ -148,6 +168,7 @@ QuantizedMatrix MemorySource::read_quantized_rows(const ModelTensor& tensor, int
   cut(m.codes);
   cut(m.scales);
   cut(m.zeros);
+  cut(m.outliers);
   cut(m.minima);
   cut(m.super.scales);
   cut(m.super.minima);

@@ -16,14 +16,17 @@ QuantizedMatrix round_to_nearest(const Scheme& scheme, int64_t rows, int64_t col
                                  std::vector<int32_t> column_group = {});
 // Codes, zero points, scales and minima at random within what the scheme allows.
 QuantizedMatrix random_quantized(const Scheme& scheme, int64_t rows, int64_t cols, Random& random);
+// Keeps these columns (rising) of a matrix that stands for `values` [rows * cols] in 16 bits.
+void keep_columns(QuantizedMatrix& matrix, std::span<const float> values, std::vector<int32_t> columns);
 // The groups of an activation-ordered matrix: columns at random, as many in each.
 std::vector<int32_t> shuffled_groups(const Scheme& scheme, int64_t cols, uint64_t seed);
 
 class MemorySource : public ModelSource {
  public:
   MemorySource() = default;
-  // Linear weights in `linear` (in its fallback where it does not divide the rows), everything else in model.dtype.
-  MemorySource(const TinyModel& model, const Scheme& linear, bool shuffle_groups = false);
+  // Linear weights in `linear` (in its fallback where it does not divide the rows), so many columns of them, spread
+  // evenly, in 16 bits; everything else in model.dtype.
+  MemorySource(const TinyModel& model, const Scheme& linear, bool shuffle_groups = false, int64_t outliers = 0);
   // The weights of `source`, linear ones in `linear`.
   MemorySource(const ModelSource& source, const Scheme& linear);
   const ModelTensor& add_dense(const std::string& name, const std::vector<int64_t>& shape, DType dtype,
@@ -45,7 +48,7 @@ class MemorySource : public ModelSource {
 
  private:
   void add(const ExpectedTensor& expected, const Scheme& linear, DType dense, std::vector<float> values,
-           bool shuffle_groups);
+           bool shuffle_groups, int64_t outliers);
 
   std::filesystem::path path_ = "memory";
   ModelConfig config_;
