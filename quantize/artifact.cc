@@ -53,9 +53,9 @@ MatrixTask task_of(const ModelSource& source, const TensorPlan& plan) {
 QuantizedWriter::QuantizedWriter(const ModelSource& source, const fs::path& directory, Context& context)
     : source_(source), context_(context), writer_(directory, source.side_files()) {}
 
-void QuantizedWriter::record(const ModelTensor& tensor, TensorReport report) {
+void QuantizedWriter::record(const ModelTensor& tensor, TensorReport report, int64_t outliers) {
   const auto weights = static_cast<double>(tensor.elements());
-  bits_ += weights * bits_per_weight(parse_scheme(report.scheme), tensor.rows(), tensor.cols());
+  bits_ += weights * bits_per_weight(parse_scheme(report.scheme), tensor.rows(), tensor.cols(), outliers);
   weights_ += weights;
   reports_.push_back(std::move(report));
 }
@@ -80,8 +80,12 @@ void QuantizedWriter::add_quantized(const TensorPlan& plan, SolvedMatrix solved)
                            ? *solved.relative_error
                            : relative_error(scaled(task_of(source_, plan), solved.column_factors, solved.row_divisors),
                                             *solved.matrix, context_);
-  record(tensor, {tensor.name, name_of(plan.scheme), solved.method, error, joined(plan.fallback, solved.fallback),
-                  solved.seconds, solved.details});
+  const std::vector<int32_t>& outliers = solved.matrix->outlier_columns;
+  if (!outliers.empty()) solved.details["outliers"] = outliers;
+  record(tensor,
+         {tensor.name, name_of(plan.scheme), solved.method, error, joined(plan.fallback, solved.fallback),
+          solved.seconds, solved.details},
+         static_cast<int64_t>(outliers.size()));
   write_behind(tensor.name, std::move(*solved.matrix));
 }
 

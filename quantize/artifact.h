@@ -26,7 +26,7 @@ class QuantizedWriter {
  private:
   void add_unquantized(const TensorPlan& plan, const std::string& reason);
   void store_rounded(const ModelTensor& tensor, DType type, TensorReport& report);
-  void record(const ModelTensor& tensor, TensorReport report);
+  void record(const ModelTensor& tensor, TensorReport report, int64_t outliers = 0);
   void write_behind(const std::string& name, QuantizedMatrix matrix);
   ModelWriter& writer();  // nothing is being written
 

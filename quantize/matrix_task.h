@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/base/context.h"
 #include "core/pack/quantized_matrix.h"
@@ -21,6 +22,7 @@ struct MatrixTask {
   // Rows [first, first + count) in float32, out[count * cols]. Thread-safe.
   std::function<void(int64_t first, int64_t count, std::span<float> out)> read;
   ScaleType scale_type = ScaleType::kF16;
+  std::vector<int32_t> outliers = {};  // columns that stay in 16 bits, rising (outliers.h)
 };
 
 // Whole rows; the pieces of a matrix depend on nothing but its shape.

@@ -21,6 +21,13 @@ constexpr int64_t kWide = 2048;  // inputs from which on a thread solves more ro
 
 uint64_t bytes(int64_t count, uint64_t size = 1) { return static_cast<uint64_t>(count) * size; }
 
+// Columns in 16 bits, as floats and as they are stored, and the sums that they are chosen by.
+uint64_t keeping(const TensorPlan& plan) {
+  constexpr uint64_t kSums = 17 * sizeof(double);
+  if (plan.outliers == 0) return 0;
+  return bytes(plan.tensor->rows() * plan.outliers, kFloat + 2) + bytes(plan.tensor->cols(), kSums);
+}
+
 // Storing one tensor: its codes and their packed form, or its values and their rounded form.
 uint64_t storing(TensorPlan plan, uint64_t threads) {
   if (!plan.candidates.empty()) {
@@ -38,7 +45,7 @@ uint64_t storing(TensorPlan plan, uint64_t threads) {
   const uint64_t scales = bytes(tensor.rows() * plan.scheme.groups(tensor.cols()), kFloat + 1);
   const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? 2 * kFloat * elements : 0;
   const uint64_t piece = std::max(kPieceBytes, bytes(tensor.cols(), kFloat));
-  return 2 * elements + 2 * scales + grid + 4 * piece * threads;
+  return 2 * elements + 2 * scales + grid + 4 * piece * threads + keeping(plan);
 }
 
 uint64_t largest_storing(std::span<const TensorPlan> plans, int64_t first_layer, uint64_t threads) {
@@ -66,6 +73,7 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
   uint64_t layer = 0, matrix = 0;
   for (const TensorPlan& plan : plans) {
     if (plan.layer == 0) layer += bytes(plan.tensor->elements(), (follows ? 2 * kFloat : kFloat + 2) + 2);
+    if (plan.layer == 0) layer += keeping(plan);
     if (plan.layer == 0) matrix = std::max(matrix, bytes(plan.tensor->elements(), kFloat));
   }
   // The residual stream, and the inputs of two groups of matrices: those just used and those that come of them.

@@ -31,7 +31,8 @@ class Planner {
       : source_(source),
         quantizer_(find_quantizer(options.method)),
         mix_(find_mix(options.scheme)),
-        scale_type_(options.scale_type == "portable" ? ScaleType::kPortable : ScaleType::kF16) {
+        scale_type_(options.scale_type == "portable" ? ScaleType::kPortable : ScaleType::kF16),
+        outliers_(options.outliers) {
     if (options.scheme == "auto") types_ = candidate_types(options);
     if (!options.target.empty()) target_ = &find_target(options.target);
     scheme_ = !types_.empty() ? types_.front() : checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
@@ -54,6 +55,7 @@ class Planner {
       if (choosable(plan)) offer_types(plan);
       plans.push_back(fitted(std::move(plan)));
       if (!plans.back().scheme.is_block()) plans.back().scale_type = scale_type_;
+      plans.back().outliers = outliers_of(plans.back());
     }
     for (const KeepRule& rule : keep_)
       if (!rule.matched) fail_usage("quantize", "--keep", "no tensor is named like '" + rule.pattern + "'");
@@ -126,6 +128,18 @@ class Planner {
     return narrow;
   }
 
+  // Of matrices of the layers, whatever they are quantized to.
+  int64_t outliers_of(const TensorPlan& plan) const {
+    if (outliers_ == 0 || plan.rule->input == Input::kNone || plan.scheme.is_dense()) return 0;
+    if (!plan.scheme.holds_outliers())
+      fail_usage("quantize", "--outliers", name_of(plan.scheme) + " has no place for columns in 16 bits",
+                 "Schemes like int4-g128-sym have");
+    if (outliers_ >= plan.tensor->cols())
+      fail_usage("quantize", "--outliers",
+                 plan.tensor->name + " has " + std::to_string(plan.tensor->cols()) + " columns in all");
+    return outliers_;
+  }
+
   static TensorPlan fitted(TensorPlan plan) {
     const int64_t cols = plan.tensor->cols();
     if (plan.scheme.fits(cols)) return plan;
@@ -142,6 +156,7 @@ class Planner {
   const Quantizer& quantizer_;
   const Mix* mix_;  // not null: the types of a mix instead of scheme_
   const ScaleType scale_type_;
+  const int64_t outliers_;
   std::vector<Scheme> types_;  // not empty: auto chooses among them
   const Target* target_ = nullptr;
   Scheme scheme_;

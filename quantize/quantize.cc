@@ -13,6 +13,7 @@
 #include "quantize/importance.h"
 #include "quantize/memory.h"
 #include "quantize/mixes.h"
+#include "quantize/outliers.h"
 #include "quantize/quantizer.h"
 #include "quantize/targets.h"
 #include "quantize/tune/tune.h"
@@ -45,6 +46,9 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
   const bool automatic = options.scheme == "auto";
   if (automatic && options.size.empty())
     fail_usage("quantize", "--size", "--scheme auto needs one", "Write it as 4.5bpw or 700MiB");
+  if (options.outliers < 0) fail_usage("quantize", "--outliers", "a number of columns is not negative");
+  if (automatic && options.outliers > 0)
+    fail_usage("quantize", "--outliers", "--scheme auto spends its bits on types alone", "Leave one of them out");
   if (!automatic && !(options.size.empty() && options.types.empty()))
     fail_usage("quantize", options.size.empty() ? "--types" : "--size", "it goes with --scheme auto");
   if (quantizer.needs_calibration && options.calibration.empty())
@@ -85,6 +89,7 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
         {"texts", importance->texts}, {"windows", importance->windows}, {"window_tokens", importance->window_tokens}};
   if (tunes(options)) json["learn_rounding"] = options.learn_rounding, json["tune_scales"] = options.tune_scales;
   if (options.scheme == "auto") json["types"] = options.types;
+  if (options.outliers > 0) json["outliers"] = options.outliers;
   if (!quantizer.needs_calibration) return json;
   json["samples"] = options.samples;
   json["sequence_length"] = options.sequence_length;
@@ -121,9 +126,11 @@ class Solver {
   SolvedMatrix solve_matrix(const TensorPlan& plan) {
     const bool linear = plan.rule->input != Input::kNone;
     if (walk_ && linear) return std::move(solved_.matrices.at(plan.tensor->name));
-    const MatrixTask task = task_of(source_, plan);
+    MatrixTask task = task_of(source_, plan);
+    const auto statistics = importance_ ? input_statistics(*importance_, plan) : std::nullopt;
+    choose_outliers({&task, 1}, plan.outliers, statistics ? statistics->mean_square : std::vector<float>{},
+                    rounding_.grid, context_);
     if (!importance_) return std::move(solve_rtn({&task, 1}, nullptr, rounding_, context_).front());
-    const auto statistics = input_statistics(*importance_, plan);
     SolvedMatrix solved =
         std::move(solve_imatrix({&task, 1}, statistics ? &*statistics : nullptr, rounding_, context_).front());
     if (linear && !statistics && solved.matrix) solved.fallback = "nothing is known of its inputs: not weighted";

@@ -34,6 +34,7 @@ struct QuantizeOptions {
   std::string grid = "mse";                     // or "max": as wide as the largest weight, without a search
   std::string scale_type = "f16";               // or "portable": scales that f16 and bf16 both hold
   int64_t learn_rounding = 0, tune_scales = 0;  // steps of each (tune/)
+  int64_t outliers = 0;                         // columns of each matrix of a layer that stay in 16 bits (outliers.h)
 };
 
 struct QuantizeSummary {
@@ -69,6 +70,7 @@ struct TensorPlan {
   // (allocate/assign.h). Empty: not a matrix, or kept.
   std::vector<Scheme> candidates = {};
   ScaleType scale_type = ScaleType::kF16;
+  int64_t outliers = 0;  // columns that stay in 16 bits
 };
 // In the order of a forward pass. A pattern of `keep` that matches nothing is a usage Error.
 std::vector<TensorPlan> plan_tensors(const ModelSource& source, const QuantizeOptions& options);

@@ -40,6 +40,13 @@ struct InputStatistics {
   // By matrix of the group, [rows, features]: 2 / sequences * sum of (y - W x) x^T, where y is what the matrix should
   // give for its input x. Empty: y = W x.
   std::vector<std::vector<float>> missing = {};
+
+  std::vector<float> diagonal() const {  // of the second moment
+    std::vector<float> entries;
+    for (size_t i = 0; i < second_moment.size(); i += static_cast<size_t>(features) + 1)
+      entries.push_back(second_moment[i]);
+    return entries;
+  }
 };
 
 struct SolverOptions {
@@ -68,7 +75,7 @@ const Quantizer& find_quantizer(std::string_view name);  // a usage Error names 
 
 // Round to nearest, row by row (grid.h). Blocks of q8_0 and, with GridRule::kLargestWeight, of q4_0 are exactly those
 // of ggml's reference quantizer. `importance` (empty, or one number per column, llama.cpp's imatrix) weights the errors
-// of a column; large weights then count more than small ones.
+// of a column; large weights then count more than small ones. task.outliers stay in f16.
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
                               Context& context);
 std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* statistics,

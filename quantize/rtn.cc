@@ -8,6 +8,7 @@
 
 #include "quantize/grid.h"
 #include "quantize/lanes.h"
+#include "quantize/outliers.h"
 #include "quantize/quantizer.h"
 
 namespace retort {
@@ -122,6 +123,11 @@ bool finite_scales(const QuantizedMatrix& m) {
 
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
                               Context& context) {
+  if (!task.outliers.empty()) {
+    SolvedMatrix solved = round_to_nearest(without_outliers(task), importance, rule, context);
+    keep_outliers(task, solved, context);
+    return solved;
+  }
   const auto start = std::chrono::steady_clock::now();
   // As llama.cpp: a search would lower an error that its 8-bit activations hide, and take three times as long.
   if (task.scheme.block == BlockType::kQ8_0) rule = GridRule::kLargestWeight;

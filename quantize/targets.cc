@@ -57,6 +57,7 @@ QuantizedMatrix shape_of(const TensorPlan& plan) {
   shape.scheme = plan.scheme;
   shape.rows = plan.tensor->rows();
   shape.cols = plan.tensor->cols();
+  shape.outlier_columns.resize(static_cast<size_t>(plan.outliers));
   return shape;
 }
 

@@ -1,6 +1,7 @@
 """KL against bits per weight for every scheme and method: JSON, a picture, and the table in docs/quantize.md.
 
 usage: bench/peers/curve.py [--work DIR] [--schemes A,B] [--methods rtn,gptq] [--max-tokens N]
+A scheme may have options after its name: --schemes "int3-g128-sym,int3-g128-sym --outliers 4"
 
 A pair that `retort quantize` refuses is left out with its reason. Results already in WORK/curve.json are kept, so a run
 that was stopped goes on; delete the file to measure again. A run over all schemes and methods writes
@@ -25,10 +26,11 @@ BEGIN, END = "<!-- kl table: bench/peers/curve.py writes it -->", "<!-- end of t
 
 def measure(work, scheme, method, calibration, evaluation, tokens):
     output = work / "curve-model"
-    options = [] if method == "rtn" else ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
+    name, *options = scheme.split()
+    options += [] if method == "rtn" else ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
     entry = {"scheme": scheme, "method": method, "tokens": tokens}
     try:
-        made = retort("quantize", MODEL, "--scheme", scheme, "--method", method, "--output", output, "--overwrite", *options)
+        made = retort("quantize", MODEL, "--scheme", name, "--method", method, "--output", output, "--overwrite", *options)
         result = retort("eval", output, "--reference", MODEL, "--text", evaluation, "--convention", f"windows-{WINDOW}",
                         "--max-tokens", tokens, "--backend", "torch")
     except SystemExit as refusal:

@@ -1,6 +1,7 @@
 // The row "awq" of the table of quantizers: what is done once the columns are scaled (folding.h).
 #include "quantize/awq/input_scaling.h"
 #include "quantize/awq/scale_search.h"
+#include "quantize/outliers.h"
 #include "quantize/quantizer.h"
 
 namespace retort {
@@ -11,8 +12,10 @@ std::vector<SolvedMatrix> solve_awq(std::span<const MatrixTask> group, const Inp
   const std::vector<float> importance = finite ? column_importance(*statistics, {}) : std::vector<float>{};
   std::vector<SolvedMatrix> results;
   for (const MatrixTask& task : group) {
-    SolvedMatrix solved = round_to_nearest(task, importance, options.grid, context);
-    if (solved.matrix && finite) search_scales(task, *statistics, *solved.matrix, context);
+    const MatrixTask rest = without_outliers(task);
+    SolvedMatrix solved = round_to_nearest(rest, importance, options.grid, context);
+    if (solved.matrix && finite) search_scales(rest, *statistics, *solved.matrix, context);
+    keep_outliers(task, solved, context);
     if (finite) solved.method = "awq", solved.relative_error.reset();
     if (solved.matrix && !finite) solved.fallback = "rounded to nearest: the activations hold NaN or infinity";
     results.push_back(std::move(solved));

@@ -46,16 +46,20 @@ bool divide_by_row(std::vector<float>& values, std::span<const float> divisors, 
 }
 
 struct RowGrids {
-  std::vector<float> scales, minima;
+  std::vector<float> scales, minima, outliers;
 };
 
-// The codes stay: a row's grid does not depend on its size. Nothing where f16 cannot hold the divided scales.
+// The codes stay: a row's grid does not depend on its size. Nothing where f16 cannot hold the divided scales; small
+// outliers may lose bits.
 std::optional<RowGrids> divided(const SolvedMatrix& solved, std::span<const float> divisors) {
   const QuantizedMatrix& matrix = *solved.matrix;
   const bool super = matrix.scheme.is_super_block();
-  RowGrids grids{super ? matrix.super.scales : matrix.scales, super ? matrix.super.minima : matrix.minima};
+  RowGrids grids{super ? matrix.super.scales : matrix.scales, super ? matrix.super.minima : matrix.minima,
+                 matrix.outliers};
   if (!divide_by_row(grids.scales, divisors, solved.scale_type)) return std::nullopt;
   if (!divide_by_row(grids.minima, divisors, ScaleType::kF16)) return std::nullopt;
+  divide_by_row(grids.outliers, divisors, ScaleType::kF16);
+  if (!all_finite(grids.outliers)) return std::nullopt;
   return grids;
 }
 
@@ -128,6 +132,7 @@ void divide_rows(SolvedLayer& layer) {
     RowGrids grids = *divided(solved, solved.row_divisors);
     (super ? matrix.super.scales : matrix.scales) = std::move(grids.scales);
     (super ? matrix.super.minima : matrix.minima) = std::move(grids.minima);
+    matrix.outliers = std::move(grids.outliers);
     if (super) expand_super_scales(matrix, 0, matrix.rows);
   }
 }

@@ -170,12 +170,8 @@ InputStatistics divided_inputs(InputStatistics statistics, std::span<const float
 }
 
 std::vector<float> column_importance(const InputStatistics& statistics, std::span<const float> factors) {
-  const size_t n = static_cast<size_t>(statistics.features);
-  std::vector<float> importance(n);
-  for (size_t i = 0; i < n; ++i) {
-    const float factor = factors.empty() ? 1.0f : factors[i];
-    importance[i] = statistics.second_moment[i * (n + 1)] / (factor * factor);
-  }
+  std::vector<float> importance = statistics.diagonal();
+  for (size_t i = 0; i < factors.size(); ++i) importance[i] /= factors[i] * factors[i];
   return floored_importance(std::move(importance));
 }
 

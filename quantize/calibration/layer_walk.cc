@@ -17,6 +17,7 @@
 #include "quantize/calibration/output_error.h"
 #include "quantize/calibration/second_moment.h"
 #include "quantize/calibration/walk_state.h"
+#include "quantize/outliers.h"
 
 namespace retort {
 namespace {
@@ -43,6 +44,7 @@ class SequentialWalk : public LayerWalk {
                 .activation_order = options.group_order == "activation",
                 .second_pass = options.second_pass},
         follow_float_(options.aim == "float"),
+        outliers_(options.outliers),
         context_(context),
         windows_(
             calibration_windows(source, options.calibration, options.samples, options.sequence_length, "quantize")),
@@ -131,6 +133,7 @@ class SequentialWalk : public LayerWalk {
     std::vector<at::Tensor> inputs;
     for (const LayerState& shard : shards_) inputs.push_back(shard.input);
     InputStatistics statistics = second_moment(inputs, windows_.size(0), context_);
+    choose_outliers(tasks, outliers_, statistics.diagonal(), solver_.grid, context_);
     if (follow_float_) statistics.missing = missing(input, inputs, weights, roles);
     if (quantizer_.scales_inputs) statistics.mean_absolute = mean_absolute(inputs, context_);
     std::vector<SolvedMatrix> results =
@@ -201,6 +204,7 @@ class SequentialWalk : public LayerWalk {
   const Quantizer& quantizer_;
   SolverOptions solver_;
   const bool follow_float_;
+  const int64_t outliers_;
   Context& context_;
   at::Tensor windows_;  // ids [windows, tokens]
   WalkState state_;

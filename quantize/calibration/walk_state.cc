@@ -15,7 +15,8 @@ namespace {
 
 void add_tensor(Digest& digest, const ModelSource& source, const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
-  digest.update(tensor.name + " " + name_of(tensor.scheme) + " " + name_of(plan.scheme) + "\n");
+  digest.update(tensor.name + " " + name_of(tensor.scheme) + " " + name_of(plan.scheme) + " " +
+                std::to_string(plan.outliers) + "\n");
   const auto row_bytes = static_cast<int64_t>(tensor.bytes) / tensor.rows();
   const int64_t piece = std::max<int64_t>(1, (int64_t{8} << 20) / row_bytes);
   std::vector<std::byte> bytes;

@@ -15,11 +15,13 @@ namespace {
 
 constexpr double kLargestDamp = 2.0;
 
-std::vector<int64_t> solve_order(const std::vector<float>& diagonal, bool by_activation) {
+std::vector<int64_t> solve_order(const std::vector<float>& diagonal, bool by_activation,
+                                 std::span<const int32_t> last) {
   std::vector<int64_t> order(diagonal.size());
   std::iota(order.begin(), order.end(), 0);
   const auto at = [&](int64_t column) { return diagonal[static_cast<size_t>(column)]; };
   if (by_activation) std::ranges::stable_sort(order, [&](int64_t a, int64_t b) { return at(a) > at(b); });
+  std::ranges::stable_partition(order, [&](int64_t column) { return !std::ranges::binary_search(last, column); });
   return order;
 }
 
@@ -57,7 +59,8 @@ std::vector<float> take_pivots(at::Tensor& factor) {
 
 }  // namespace
 
-HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOptions& options, const Context& context) {
+HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOptions& options, const Context& context,
+                             std::span<const int32_t> last) {
   prepare_torch();
   const at::NoGradGuard no_grad;
   HessianFactor result;
@@ -67,11 +70,9 @@ HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOpti
     return result;
   }
   const at::Tensor hessian = at::from_blob(const_cast<float*>(statistics.second_moment.data()), {n, n}, at::kFloat);
-  std::vector<float> diagonal(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i)
-    diagonal[static_cast<size_t>(i)] = statistics.second_moment[static_cast<size_t>(i * n + i)];
+  std::vector<float> diagonal = statistics.diagonal();
   result.dead = revive_dead(diagonal);
-  result.order = solve_order(diagonal, options.activation_order);
+  result.order = solve_order(diagonal, options.activation_order, last);
   const double mean = std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(n);
   for (double damp = options.damp; damp <= kLargestDamp; damp = std::max(2 * damp, 1e-3)) {
     at::Tensor factor = damped(hessian, diagonal, result.order, damp * mean);

@@ -31,7 +31,9 @@ struct HessianFactor {
   std::string failure;  // not empty: there is no factor, and why
 };
 
-// Damping starts at options.damp and doubles until the factorization succeeds.
-HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOptions& options, const Context& context);
+// Damping starts at options.damp and doubles until the factorization succeeds. The columns `last` come at the end of
+// the order, whatever it is.
+HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOptions& options, const Context& context,
+                             std::span<const int32_t> last = {});
 
 }  // namespace retort

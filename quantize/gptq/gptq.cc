@@ -29,7 +29,7 @@ SolvedMatrix finish(GptqResult&& result, const MatrixTask& task, const HessianFa
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                      const SolverOptions& options, Context& context) {
   const auto start = std::chrono::steady_clock::now();
-  const HessianFactor factor = factor_hessian(*statistics, options, context);
+  const HessianFactor factor = factor_hessian(*statistics, options, context, group.front().outliers);
   std::vector<SolvedMatrix> solved;
   if (!factor.failure.empty()) {
     for (const MatrixTask& task : group) solved.push_back(fall_back(task, factor.failure, options, context));

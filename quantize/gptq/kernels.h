@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "quantize/grid.h"
 #include "quantize/lanes.h"
@@ -31,9 +32,11 @@ void feed_back(const float* feedback, const float* error, int64_t count, float* 
 // A row of a matrix by column, as the second pass has it.
 struct RowErrors {
   const float* original;
-  const float* inverse_diagonal;  // 1 / H[c][c]
-  float* error;                   // original - value
-  float* gradient;                // H error
+  const float* inverse_diagonal;           // 1 / H[c][c]
+  float* error;                            // original - value
+  float* gradient;                         // H error
+  std::span<const int32_t> outliers = {};  // columns that stay in 16 bits, rising
+  float* kept = nullptr;                   // their values
 };
 
 // The best code of a column while all others stay.

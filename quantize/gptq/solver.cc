@@ -11,6 +11,7 @@
 #include "model/shards.h"
 #include "quantize/gptq/kernels.h"
 #include "quantize/gptq/second_pass.h"
+#include "quantize/outliers.h"
 
 namespace retort {
 namespace {
@@ -40,7 +41,8 @@ class RowShard {
         group_(task.scheme.group_size(task.cols)),
         unit_(task.scheme.unit_size(task.cols)),
         levels_{static_cast<float>(task.scheme.max_code()), levels_of(task.scheme.book).data()},
-        static_(!std::ranges::is_sorted(factor.order) || unit_ == task.cols),
+        rounded_(task.cols - static_cast<int64_t>(task.outliers.size())),
+        static_(!std::ranges::is_sorted(factor.order) || unit_ == task.cols || rounded_ < task.cols),
         grids_(static_cast<size_t>(task.scheme.groups(task.cols) * strips_)),
         codes_(static_cast<size_t>(kBlock * width_)) {}
 
@@ -55,8 +57,8 @@ class RowShard {
       working_.slice(0, end).addmm_(factor_.feedback.slice(0, begin, end).slice(1, end).t(),
                                     error_.slice(0, begin, end));
     }
-    if (scales_finite_ && !factor_.second_moment.empty()) objective = second_pass();
-    return scales_finite_;
+    if (finite_ && !factor_.second_moment.empty()) objective = second_pass();
+    return finite_;
   }
 
  private:
@@ -131,7 +133,7 @@ class RowShard {
       const Grid& grid = grids.groups[static_cast<size_t>(i)];
       GridRows& rows = grids_at(unit * (unit_ / group_) + i, row / kSolverRows);
       const int64_t lane = row % kSolverRows;
-      scales_finite_ = scales_finite_ && std::isfinite(grid.scale);
+      finite_ = finite_ && std::isfinite(grid.scale);
       rows.scale[lane] = grid.scale;
       rows.inverse[lane] = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
       rows.zero[lane] = grid.zero;
@@ -155,7 +157,10 @@ class RowShard {
       std::ranges::transform(columns, importance.begin(),
                              [&](int64_t i) { return factor_.pivots[static_cast<size_t>(i)]; });
       const at::Tensor index = at::tensor(at::ArrayRef<int64_t>(columns.data(), columns.size()));
-      fit_grids(first / unit_, original_.index_select(0, index), importance);
+      at::Tensor weights = original_.index_select(0, index);
+      for (int64_t i = 0; i < unit_; ++i)
+        if (columns[static_cast<size_t>(i)] >= rounded_) weights[i].zero_();
+      fit_grids(first / unit_, weights, importance);
     }
   }
 
@@ -172,7 +177,10 @@ class RowShard {
       for (int64_t strip = 0; strip < strips_; ++strip) {
         const int64_t at = place * width_ + strip * kSolverRows;
         uint8_t* codes = codes_.data() + (place - begin) * width_ + strip * kSolverRows;
-        miss += round_column(working + at, original + at, grids_at(group, strip), levels_, error + at, codes);
+        if (place < rounded_)
+          miss += round_column(working + at, original + at, grids_at(group, strip), levels_, error + at, codes);
+        else
+          miss += keep_column(place, strip, error + at, codes);
         feed_back(feedback + place * task_.cols + place + 1, error + at, end - place - 1, working + at + width_,
                   width_);
       }
@@ -180,6 +188,31 @@ class RowShard {
     }
     store_codes(begin, end);
     return objective;
+  }
+
+  // As round_column, of a strip of an outlier column.
+  float keep_column(int64_t place, int64_t strip, float* error, uint8_t* codes) {
+    const int64_t column = factor_.order[static_cast<size_t>(place)], first = strip * kSolverRows;
+    const float* original = original_.const_data_ptr<float>() + place * width_ + first;
+    float* working = working_.mutable_data_ptr<float>() + place * width_ + first;
+    const GridRows& grid = grids_at(column / group_, strip);
+    const auto index = std::ranges::lower_bound(task_.outliers, column) - task_.outliers.begin();
+    float squares = 0;
+    for (int64_t i = 0; i < kSolverRows; ++i) {
+      const float value = round_to_f16(working[i]);
+      finite_ = finite_ && std::isfinite(value);
+      error[i] = original[i] - value;
+      working[i] -= value;
+      squares += working[i] * working[i];
+      codes[i] = static_cast<uint8_t>(grid.zero[i]);
+      if (first + i < rows_) kept(first + i)[index] = value;
+    }
+    return squares;
+  }
+
+  // The outliers of a row.
+  float* kept(int64_t row) {
+    return result_.matrix.outliers.data() + static_cast<size_t>(first_ + row) * task_.outliers.size();
   }
 
   void start_unit(int64_t begin) {
@@ -215,8 +248,9 @@ class RowShard {
     double objective = 0;
     for (int64_t row = 0, at = 0; row < rows_; ++row, at += task_.cols) {
       for (size_t group = 0; group < grids.size(); ++group) grids[group] = grid_of(static_cast<int64_t>(group), row);
-      const RowErrors view{originals.const_data_ptr<float>() + at, reciprocals.data(),
-                           errors.mutable_data_ptr<float>() + at, gradients.mutable_data_ptr<float>() + at};
+      const RowErrors view{
+          originals.const_data_ptr<float>() + at,   reciprocals.data(), errors.mutable_data_ptr<float>() + at,
+          gradients.mutable_data_ptr<float>() + at, task_.outliers,     kept(row)};
       const std::span codes(result_.matrix.codes.data() + (first_ + row) * task_.cols, static_cast<size_t>(task_.cols));
       objective += descend(factor_, view, grids, group_, levels_, codes);
     }
@@ -246,12 +280,13 @@ class RowShard {
   GridFitter fitter_;
   const int64_t rows_, strips_, width_, group_, unit_;
   const Levels levels_;
-  const bool static_;  // grids come from the original weights
+  const int64_t rounded_;  // places from here on stay in 16 bits
+  const bool static_;      // grids come from the original weights
   at::Tensor original_, working_, error_;
   std::vector<GridRows> grids_;   // by group and strip
   std::vector<UnitGrids> units_;  // by row, of the current unit
   std::vector<uint8_t> codes_;    // of the current block
-  bool scales_finite_ = true;
+  bool finite_ = true;            // scales, and what stays in 16 bits
 };
 
 struct ShardId {
@@ -268,8 +303,11 @@ std::vector<GptqResult> run_gptq(std::span<const MatrixTask> group, const Hessia
   std::vector<std::optional<Grid>> tensor_grids;
   std::vector<ShardId> shards;
   for (const MatrixTask& task : group) {
-    results.push_back({.matrix = make_quantized(task.scheme, task.rows, task.cols)});
-    tensor_grids.push_back(fit_tensor_grid(task));
+    QuantizedMatrix& matrix =
+        results.emplace_back(GptqResult{.matrix = make_quantized(task.scheme, task.rows, task.cols)}).matrix;
+    matrix.outlier_columns = task.outliers;
+    matrix.outliers.resize(static_cast<size_t>(task.rows) * task.outliers.size());
+    tensor_grids.push_back(fit_tensor_grid(without_outliers(task)));
     for (int64_t row = 0; row < task.rows; row += shard_rows(task)) shards.push_back({results.size() - 1, row});
   }
   std::vector<double> objectives(shards.size());

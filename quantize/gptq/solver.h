@@ -23,6 +23,9 @@ struct GptqResult {
 //   corrections made inside the current block included (the paper's own code leaves those out);
 // - with activation order, and where a row or a tensor is one group, grids come from the original weights; groups
 //   then still are runs of neighbouring columns of the matrix, so that every format can hold them.
+// Columns in 16 bits (MatrixTask::outliers, the same for the whole group) must be the last in the factor's order: they
+// take up the errors of all others and make none but that of f16 (OWQ, arXiv:2306.02272, section 3). Grids then come
+// from the original weights, these columns left out.
 // With factor.second_moment, a second pass follows (second_pass.h). The objective cannot grow.
 // Each shard is 64 rows of a matrix, or 256 of a wide one.
 // Where a matrix should give other outputs than W x (`missing`, as in InputStatistics), the weights to quantize are

@@ -266,7 +266,8 @@ std::string key_of(std::span<const SolvedTensor> tensors) {
     if (!tensor.solved.matrix) continue;
     const QuantizedMatrix& matrix = *tensor.solved.matrix;
     digest.update(std::as_bytes(std::span(matrix.codes)));
-    for (const auto* numbers : {&matrix.scales, &matrix.minima}) digest.update(std::as_bytes(std::span(*numbers)));
+    for (const auto* numbers : {&matrix.scales, &matrix.minima, &matrix.outliers})
+      digest.update(std::as_bytes(std::span(*numbers)));
   }
   return digest.hex();
 }

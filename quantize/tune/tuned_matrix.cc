@@ -30,6 +30,8 @@ TunedMatrix::TunedMatrix(QuantizedMatrix& matrix, bool codes, ScaleType scale_ty
       scales_(stored_scales().begin(), stored_scales().begin() + static_cast<int64_t>(units_)) {
   if (matrix.scheme.has_minima()) minima_ = stored_minima();
   if (codes) start_ = matrix.codes;
+  kept_.resize(static_cast<size_t>(matrix.cols));
+  for (const int32_t column : matrix.outlier_columns) kept_[static_cast<size_t>(column)] = 1;
 }
 
 int64_t TunedMatrix::parameters() const {
@@ -62,7 +64,7 @@ void TunedMatrix::begin(std::span<const float> weights, std::span<float> paramet
       const auto at = static_cast<size_t>(row * matrix_.cols + col);
       const float step =
           matrix_.scales[static_cast<size_t>(row * matrix_.groups() + matrix_.group_of(col))] * slope(start_[at]);
-      if (step == 0) continue;
+      if (step == 0 || kept_[static_cast<size_t>(col)]) continue;
       const float distance = (weights[at] - decoded[static_cast<size_t>(col)]) / step;
       if (std::abs(distance) < 0.5f) offsets[at] = kShare * distance;
     }
@@ -108,7 +110,7 @@ void TunedMatrix::gradient(std::span<const float> by_weights, std::span<float> b
         const float less = matrix_.super.minimum_codes.empty() ? 1.0f : matrix_.super.minimum_codes[of_row];
         by_minimum[unit(row, group)] -= static_cast<double>(slope_here) * less;
       }
-      if (codes_) offsets[at] = slope_here * matrix_.scales[of_row] * slope(code);
+      if (codes_) offsets[at] = kept_[static_cast<size_t>(col)] ? 0 : slope_here * matrix_.scales[of_row] * slope(code);
     }
   for (size_t i = 0; i < scales_.size(); ++i) by_parameters[i] = static_cast<float>(by_scale[i] * scales_[i] * kStep);
   for (size_t i = 0; i < minima_.size(); ++i)

@@ -15,7 +15,7 @@ namespace retort {
 //   likewise a minimum; both rounded to what is stored, so that every step is taken from numbers that the format holds;
 // - a code k becomes k + p, rounded and kept within the scheme. Its gradient passes the rounding unchanged, as in
 //   arXiv:2309.05516 (section 3): p is the offset V there, free to cross more than one code.
-// Zero points and the integers of super-blocks stay.
+// Zero points, the integers of super-blocks and columns in 16 bits stay.
 class TunedMatrix {
  public:
   static constexpr float kStep = 0.3f;
@@ -52,6 +52,7 @@ class TunedMatrix {
   size_t units_;                        // stored scales that differ
   std::vector<float> scales_, minima_;  // as solved
   std::vector<uint8_t> start_;          // codes as solved; empty when they stay
+  std::vector<uint8_t> kept_;           // by column: 1 where it is kept in 16 bits
 };
 
 }  // namespace retort

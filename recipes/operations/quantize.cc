@@ -53,6 +53,9 @@ constexpr ParamSpec kParams[] = {
      "steps of training codes and scales against the float model; needs --calibration", false, false, "", 0, 1 << 20},
     {"tune-scales", ParamType::kInteger, "0", "steps of training scales and norms, codes kept; needs --calibration",
      false, false, "", 0, 1 << 20},
+    {"outliers", ParamType::kInteger, "0",
+     "columns of each matrix that stay in 16 bits, those that would lose most; with int schemes", false, false, "", 0,
+     1 << 20},
     {"keep", ParamType::kList, "",
      "PATTERN=TYPE: tensors of other types, by a glob on their names; TYPE is a scheme, f16, bf16 or f32"},
 };
@@ -79,6 +82,7 @@ QuantizeOptions read_options(const Params& params) {
   options.strict = params.flag("strict");
   options.learn_rounding = params.integer("learn-rounding");
   options.tune_scales = params.integer("tune-scales");
+  options.outliers = params.integer("outliers");
   if (!params.has("keep")) return options;
   for (const std::string& rule : params.list("keep")) {
     const size_t equals = rule.rfind('=');

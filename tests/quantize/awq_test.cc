@@ -321,6 +321,33 @@ TEST_P(Folding, TheArtifactHoldsTheFoldedModel) {
   }
 }
 
+TEST_P(Folding, ColumnsIn16BitsAreFoldedToo) {
+  const at::NoGradGuard no_grad;
+  options_.outliers = 3;
+  const std::vector<TensorPlan> plan = plan_tensors(*source_, options_);
+  const auto walk = make_layer_walk(*source_, plan, options_, temp_.path() / "state", context_);
+  fs::create_directories(temp_.path() / "out");
+  EXPECT_FALSE(quantize_model(*source_, temp_.path() / "out", options_, context_).fell_back());
+  const auto artifact = open_model(temp_.path() / "out");
+  for (int64_t layer = 0; layer < source_->config().layers; ++layer) {
+    RoleTensors folded = load_layer(*source_, layer);
+    fold(layer, walk->solve_layer(layer), folded);
+    for (const TensorRule& rule : source_->config().family->tensors) {
+      if (!is_per_layer(rule.role) || rule.input == Input::kNone || rule.part != Part::kWeight) continue;
+      const QuantizedMatrix stored = artifact->read_quantized(artifact->at(hf_name(rule, layer)));
+      ASSERT_EQ(stored.outlier_columns.size(), 3u);
+      for (int64_t row = 0; row < stored.rows; ++row)
+        for (size_t k = 0; k < 3; ++k) {
+          const float expected = folded(rule.role)[row][stored.outlier_columns[k]].item<float>();
+          const float value = stored.outliers[static_cast<size_t>(row) * 3 + k];  // rounded once or twice
+          EXPECT_NEAR(value, expected, std::abs(expected) / 1000 + 1e-7f) << hf_name(rule, layer);
+        }
+    }
+  }
+  EXPECT_GT(scaled_, 0);
+  EXPECT_GT(folded_, 0);
+}
+
 std::vector<testing::TinyModel> folding_models() {
   const Json biases{{"attention_bias", true}, {"mlp_bias", true}};
   return {{.seed = 81, .extra = biases},

@@ -13,6 +13,7 @@
 #include "quantize/gptq/cholesky.h"
 #include "quantize/gptq/factor.h"
 #include "quantize/gptq/solver.h"
+#include "quantize/outliers.h"
 #include "tests/quantize/matrix_task.h"
 
 namespace retort {
@@ -96,10 +97,11 @@ class Gptq : public ::testing::TestWithParam<Case> {
     Context context{pool, sink_};
     return std::move(run_gptq({&task, 1}, factor, {}, context).front());
   }
-  HessianFactor factor(const InputStatistics& statistics, const SolverOptions& options) {
+  HessianFactor factor(const InputStatistics& statistics, const SolverOptions& options,
+                       std::span<const int32_t> last = {}) {
     ThreadPool pool(1);
     Context context{pool, sink_};
-    return factor_hessian(statistics, options, context);
+    return factor_hessian(statistics, options, context, last);
   }
   ProgressSink sink_;
 };
@@ -140,7 +142,7 @@ class RowReference {
   void check_grid(int64_t unit, const std::vector<size_t>& places) const {
     std::vector<float> values, importance;
     for (const size_t place : places) {
-      values.push_back(static_cast<float>(weights_[place]));
+      values.push_back(is_outlier(factor_.order[place]) ? 0.0f : static_cast<float>(weights_[place]));
       importance.push_back(factor_.pivots[place]);
     }
     const Scheme& scheme = solved_.scheme;
@@ -161,6 +163,7 @@ class RowReference {
   // float32). Then the error goes to the later weights.
   void take(size_t place, const Square& inverse) {
     const int64_t column = factor_.order[place];
+    if (is_outlier(column)) return take_outlier(place, column, inverse);
     const Grid grid = grid_of(solved_, row_, solved_.group_of(column));
     const int code = solved_.codes[static_cast<size_t>(row_ * solved_.cols + column)];
     const auto miss = [&](int c) { return std::abs(weights_[place] - value_of(solved_.scheme, grid, c)); };
@@ -175,6 +178,20 @@ class RowReference {
   }
 
  private:
+  bool is_outlier(int64_t column) const {
+    return std::ranges::find(solved_.outlier_columns, column) != solved_.outlier_columns.end();
+  }
+
+  // The f16 number next to the reference's weight, to a few roundings of float32.
+  void take_outlier(size_t place, int64_t column, const Square& inverse) {
+    const auto count = static_cast<int64_t>(solved_.outlier_columns.size());
+    const auto index = std::ranges::find(solved_.outlier_columns, column) - solved_.outlier_columns.begin();
+    const double value = solved_.outliers[static_cast<size_t>(row_ * count + index)], weight = weights_[place];
+    EXPECT_NEAR(value, weight, std::abs(weight) * 0x1p-11 + 1e-6) << "row " << row_ << " place " << place;
+    const double error = (weight - value) / inverse[place][place];
+    for (size_t k = place; k < weights_.size(); ++k) weights_[k] -= error * inverse[place][k];
+  }
+
   const QuantizedMatrix& solved_;
   int64_t row_;
   const HessianFactor& factor_;
@@ -186,6 +203,42 @@ std::vector<size_t> places_of_unit(const QuantizedMatrix& m, const HessianFactor
   for (size_t i = 0; i < place.size(); ++i) place[static_cast<size_t>(factor.order[i])] = i;
   const int64_t size = m.scheme.unit_size(m.cols);
   return {place.begin() + unit * size, place.begin() + (unit + 1) * size};
+}
+
+// OWQ (arXiv:2306.02272, section 3): the columns in 16 bits come last and are not rounded. Grids are those of the
+// original weights, these columns left out.
+TEST_F(Gptq, ColumnsIn16BitsTakeUpTheErrorsOfTheOthers) {
+  constexpr int64_t kRows = 70, kCols = 384;
+  const InputStatistics statistics = random_statistics(kCols, {7, 130}, 13);
+  const auto weights = gaussian(kRows * kCols, 0.02f, 14);
+  const std::vector<int32_t> outliers{0, 7, 100, 101, 300, 383};  // a dead one too
+  for (const char* scheme : {"int4-g128-sym", "int3-g32-asym", "int2-g8-sym", "int4-channel-asym", "int8-tensor-sym"})
+    for (const bool activation_order : {false, true}) {
+      MatrixTask task = matrix_task(weights, kCols, scheme);
+      task.outliers = outliers;
+      const HessianFactor shared = factor(statistics, {.activation_order = activation_order}, outliers);
+      EXPECT_TRUE(std::ranges::is_permutation(std::span(shared.order).last(6), outliers));
+      const GptqResult result = solve(task, shared);
+      ASSERT_TRUE(result.finite);
+      check_matrix(result.matrix, scheme);
+      EXPECT_EQ(result.matrix.outlier_columns, outliers);
+      Square inverse = inverse_of(damped_hessian(statistics, shared.order, shared.damp));
+      std::vector<RowReference> rows;
+      for (int64_t r = 0; r < kRows; r += 23) {
+        std::vector<double> row;
+        for (const int64_t column : shared.order)
+          row.push_back(shared.dead[static_cast<size_t>(column)] ? 0.0
+                                                                 : weights[static_cast<size_t>(r * kCols + column)]);
+        rows.emplace_back(result.matrix, r, shared, row);
+      }
+      const bool own_grids = task.scheme.granularity != Granularity::kTensor;
+      for (int64_t unit = 0; own_grids && unit < task.scheme.groups(kCols); ++unit)
+        for (const RowReference& row : rows) row.check_grid(unit, places_of_unit(result.matrix, shared, unit));
+      for (size_t place = 0; place < static_cast<size_t>(kCols); ++place) {
+        for (RowReference& row : rows) row.take(place, inverse);
+        eliminate(inverse, place);
+      }
+    }
 }
 
 TEST_P(Gptq, FollowsThePaper) {
@@ -353,6 +406,59 @@ TEST_F(Gptq, SecondPassDescendsByCoordinates) {
       }
       EXPECT_LT(different, 24 * 256 / 100) << scheme;  // float32 and double part at near ties
     }
+  }
+}
+
+// After the second pass no single code, and no column in 16 bits, can be better while all others stay: from the
+// definition, in double.
+TEST_F(Gptq, SecondPassEndsWhereNoColumnCanBeBetter) {
+  constexpr int64_t kRows = 20, kCols = 256;
+  const InputStatistics statistics = random_statistics(kCols, {}, 53);
+  const auto weights = gaussian(kRows * kCols, 0.02f, 54);
+  std::vector<int64_t> natural(kCols);
+  std::iota(natural.begin(), natural.end(), 0);
+  ThreadPool pool(2);
+  Context context{pool, sink_};
+  for (const char* scheme : {"int4-g64-sym", "int3-g32-asym"}) {
+    MatrixTask task = matrix_task(weights, kCols, scheme);
+    const double plain = solve(task, factor(statistics, {.activation_order = true, .second_pass = true})).objective;
+    choose_outliers({&task, 1}, 6, statistics.diagonal(), GridRule::kSmallestError, context);
+    const std::vector<int32_t>& outliers = task.outliers;
+    const GptqResult first = solve(task, factor(statistics, {.activation_order = true}, outliers));
+    const HessianFactor shared = factor(statistics, {.activation_order = true, .second_pass = true}, outliers);
+    const GptqResult second = solve(task, shared), threads = solve(task, shared, 3);
+    EXPECT_EQ(second.matrix.codes, threads.matrix.codes);
+    EXPECT_EQ(second.matrix.outliers, threads.matrix.outliers);
+    check_matrix(second.matrix, scheme);
+    EXPECT_LT(second.objective, 0.99 * first.objective) << scheme;
+    EXPECT_LT(second.objective, 0.97 * plain) << scheme;
+    EXPECT_NEAR(second.objective / objective_of(weights, second.matrix, shared, statistics), 1.0, 1e-3) << scheme;
+    const Square h = damped_hessian(statistics, natural, shared.damp);
+    const std::vector<float> decoded = dequantize(second.matrix);
+    int64_t better = 0;
+    for (int64_t row = 0; row < kRows; ++row)
+      for (int64_t c = 0; c < kCols; ++c) {
+        const auto at = [&](int64_t column) { return static_cast<size_t>(row * kCols + column); };
+        const auto miss = [&](int64_t column) {
+          return static_cast<double>(weights[at(column)]) - decoded[at(column)];
+        };
+        const size_t i = static_cast<size_t>(c);
+        double slope = 0;
+        for (int64_t k = 0; k < kCols; ++k) slope += h[i][static_cast<size_t>(k)] * miss(k);
+        if (std::ranges::find(outliers, c) != outliers.end()) {
+          // Where the derivative is 0, to the spacing of f16.
+          EXPECT_NEAR(slope / h[i][i], 0, std::abs(decoded[at(c)]) * 0x1p-10 + 1e-6)
+              << scheme << " " << row << " " << c;
+          continue;
+        }
+        const Grid grid = grid_of(second.matrix, row, second.matrix.group_of(c));
+        const double wanted = decoded[at(c)] + slope / h[i][i];  // the best of all numbers for this column
+        const auto distance = [&](int code) { return std::abs(wanted - value_of(task.scheme, grid, code)); };
+        const int code = second.matrix.codes[at(c)];
+        for (int other = 0; other <= task.scheme.max_code(); ++other)
+          better += distance(other) < distance(code) - 1e-3 * grid.scale;
+      }
+    EXPECT_EQ(better, 0) << scheme;
   }
 }
 

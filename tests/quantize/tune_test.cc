@@ -265,6 +265,25 @@ TEST_F(TunedModel, RefusesWhatItCannotDo) {
   EXPECT_THROW(check_tuning(*open_model(path("model")), options(0, 4), small), Error);
 }
 
+// Neither their values nor their codes are trained, and what is stays legal.
+TEST_F(TunedModel, LeavesColumnsIn16BitsAlone) {
+  QuantizeOptions chosen = options(0, 0);
+  chosen.outliers = 3;
+  quantize("plain", chosen);
+  chosen.learn_rounding = 24;
+  chosen.tune_scales = 4;
+  const Json tuning = quantize("tuned", chosen).tuning;
+  EXPECT_TRUE(tuning[0]["taken"].get<bool>()) << tuning;
+  const auto plain = open_model(path("plain")), tuned = open_model(path("tuned"));
+  for (const ModelTensor& tensor : plain->tensors()) {
+    if (tensor.scheme.is_dense()) continue;
+    const QuantizedMatrix a = plain->read_quantized(tensor), b = tuned->read_quantized(tuned->at(tensor.name));
+    EXPECT_EQ(a.outlier_columns, b.outlier_columns) << tensor.name;
+    EXPECT_EQ(a.outliers, b.outliers) << tensor.name;
+    EXPECT_NE(a.codes, b.codes) << tensor.name;
+  }
+}
+
 TEST(TunedMatrix, BeginsWithTheSolvedCodes) {
   QuantizedMatrix matrix = random_matrix("int4-g128-sym", 3, 512);
   const std::vector<uint8_t> codes = matrix.codes;
