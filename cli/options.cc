@@ -204,7 +204,7 @@ CommandLine parse_command_line(std::span<const Operation> table, const std::vect
   if (line.help) return line;
   const ParamLabel label = [&](std::string_view name) { return label_of(operation, name); };
   line.shared = check_params(kShared, shared, operation.name, label);
-  line.params = check_params(operation.params, own, operation.name, label);
+  line.params = check_params(operation, own, operation.name, label);
   return line;
 }
 

@@ -195,6 +195,15 @@ Params check_params(std::span<const ParamSpec> specs, const Json& values, std::s
   return {specs, std::move(checked)};
 }
 
+Params check_params(const Operation& operation, const Json& values, std::string_view reader, const ParamLabel& label) {
+  Params params = check_params(operation.params, values, reader, label);
+  if (operation.unheeded == nullptr) return params;
+  for (const auto& [name, value] : values.items())
+    if (const std::string reason = operation.unheeded(params, name); !reason.empty())
+      fail_usage(reader, label ? label(name) : name, reason, "Leave it out");
+  return params;
+}
+
 bool is_device(std::string_view text) {
   const bool numbered = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
                         text.find_first_not_of("0123456789", 5) == std::string_view::npos;

@@ -91,7 +91,13 @@ struct Operation {
   bool resumable;  // an interrupted run leaves its state in `output`, and the next one finds it there
   // `output` is the staged path to write to (empty for kNone; a directory exists); the caller commits it.
   OperationResult (*run)(const Params& params, const std::filesystem::path& output, Context& context);
+  // Why a parameter has no say beside the others, as a sentence; empty: it has. One that was given then is refused.
+  std::string (*unheeded)(const Params& params, std::string_view name) = nullptr;
 };
+
+// As for a table of parameters, and refuses what was given in vain.
+Params check_params(const Operation& operation, const Json& values, std::string_view reader,
+                    const ParamLabel& label = {});
 
 bool is_device(std::string_view text);  // "cpu", "cuda" or "cuda:N"
 

@@ -188,7 +188,7 @@ Json Reader::checked_params(const std::string& stage, const Operation& operation
     const int line = (found == nodes.end() ? map : found->second).Mark().line + 1;
     return path_.string() + ":" + std::to_string(line) + ": " + stage + "." + std::string(name);
   };
-  return check_params(operation.params, values, "recipe", label).json();
+  return check_params(operation, values, "recipe", label).json();
 }
 
 Stage Reader::read_stage(const std::string& name, const YAML::Node& map) {

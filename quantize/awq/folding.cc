@@ -58,7 +58,8 @@ std::optional<RowGrids> divided(const SolvedMatrix& solved, std::span<const floa
                  matrix.outliers};
   if (!divide_by_row(grids.scales, divisors, solved.scale_type)) return std::nullopt;
   if (!divide_by_row(grids.minima, divisors, ScaleType::kF16)) return std::nullopt;
-  divide_by_row(grids.outliers, divisors, ScaleType::kF16);
+  for (size_t i = 0, width = grids.outliers.size() / divisors.size(); i < grids.outliers.size(); ++i)
+    grids.outliers[i] = round_to_f16(grids.outliers[i] / divisors[i / width]);
   if (!all_finite(grids.outliers)) return std::nullopt;
   return grids;
 }

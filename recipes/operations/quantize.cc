@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "quantize/heeded.h"
 #include "recipes/operations/rows.h"
 
 namespace retort {
@@ -92,6 +93,8 @@ QuantizeOptions read_options(const Params& params) {
   return options;
 }
 
+std::string unheeded(const Params& params, std::string_view name) { return why_unheeded(read_options(params), name); }
+
 constexpr size_t kWorst = 10;
 
 // Where it was measured: of rounding to nearest, and of what was chosen.
@@ -153,6 +156,7 @@ extern const Operation kQuantizeOperation = {"quantize",
                                              OutputKind::kDirectory,
                                              true,
                                              true,
-                                             run};
+                                             run,
+                                             unheeded};
 
 }  // namespace retort

@@ -96,6 +96,20 @@ TEST_F(Program, RefusesAModelThatIsNotThere) {
   EXPECT_EQ(result.last_error_line(), "retort: [checkpoint] nowhere: there is no such file or directory");
 }
 
+// Given, even with the value that it would have anyway; a recipe names the line.
+TEST_F(Program, RefusesOptionsThatTheMethodDoesNotRead) {
+  const Finished result = retort({"quantize", teacher_, "--method", "rtn", "--samples", "128", "--output", "out"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_EQ(result.last_error_line(),
+            "retort: [quantize] --samples: the method 'rtn' does not read it here; methods that do: gptq, awq, "
+            "awq+gptq, imatrix. Leave it out");
+  testing::write_file(directory_ / "recipe.yaml", "stages:\n  small:\n    operation: quantize\n    model: " + teacher_ +
+                                                      "\n    scheme: int4-g128-sym\n    method: rtn\n    damp: 0.1\n");
+  const Finished recipe = retort({"run", "recipe.yaml", "--dry-run"});
+  EXPECT_EQ(recipe.code, 2);
+  EXPECT_THAT(recipe.last_error_line(), HasSubstr("recipe.yaml:7: small.damp: the method 'rtn' does not read it"));
+}
+
 // Ids from tokenizers 0.23.3 of Hugging Face on the same tokenizer.json.
 TEST_F(Program, TokenizesAsHuggingFaceDoes) {
   testing::write_file(directory_ / "text", "It was a dark night,<|endoftext|> and\n\t\"42\" caf\xc3\xa9");

@@ -11,6 +11,7 @@
 #include "core/base/digest.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "quantize/heeded.h"
 #include "quantize/quantize.h"
 #include "quantize/quantizer.h"
 #include "quantize/targets.h"
@@ -238,6 +239,47 @@ TEST_F(QuantizeByRtn, PortableScalesAreOfIntegerSchemes) {
   chosen.scale_type = "bf16";
   EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("They are f16 and portable"));
   EXPECT_FALSE(to_json(quantize(*source, options("int4-g32-sym"))).contains("scale_type"));
+}
+
+// What a run does not read, and who would; nothing is said of options that every run reads.
+TEST(Heeded, OptionsBelongToWhatReadsThem) {
+  struct Case {
+    const char *method, *option;
+    bool heeded;
+    std::function<void(QuantizeOptions&)> with = [](QuantizeOptions&) {};
+  };
+  const auto automatic = [](QuantizeOptions& o) { o.scheme = "auto", o.calibration = "text"; };
+  const auto tuned = [](QuantizeOptions& o) { o.tune_scales = 8; };
+  const auto from_file = [](QuantizeOptions& o) { o.imatrix = "file"; };
+  const auto aims = [](QuantizeOptions& o) { o.aim = "float"; };
+  for (const Case& c : {Case{"rtn", "samples", false},
+                        {"rtn", "calibration", false},
+                        {"rtn", "calibration", true, automatic},
+                        {"rtn", "samples", true, automatic},
+                        {"rtn", "samples", false, tuned},
+                        {"rtn", "sequence-length", true, tuned},
+                        {"rtn", "grid", true},
+                        {"rtn", "keep", true},
+                        {"gptq", "samples", true},
+                        {"gptq", "damp", true},
+                        {"gptq", "grid", false},
+                        {"gptq", "imatrix", false},
+                        {"awq", "damp", false},
+                        {"awq", "damp", true, aims},
+                        {"awq", "group-order", false},
+                        {"awq", "precision", true},
+                        {"awq+gptq", "second-pass", true},
+                        {"imatrix", "samples", true},
+                        {"imatrix", "samples", false, from_file},
+                        {"imatrix", "save-imatrix", true, from_file},
+                        {"imatrix", "precision", false}}) {
+    QuantizeOptions options;
+    options.method = c.method;
+    c.with(options);
+    EXPECT_EQ(why_unheeded(options, c.option).empty(), c.heeded) << c.method << " --" << c.option;
+  }
+  EXPECT_EQ(why_unheeded({}, "samples"),
+            "the method 'rtn' does not read it here; methods that do: gptq, awq, awq+gptq, imatrix");
 }
 
 TEST_F(QuantizeByRtn, TheArtifactHoldsTheSolversIntegers) {
