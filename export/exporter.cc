@@ -86,12 +86,14 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
 }
 
 // One tensor is in memory at a time: codes as bytes, the same packed, and what the reader holds.
-void check_memory(std::span<const PlannedTensor> plan, const ModelSource& source, const Context& context) {
+void check_memory(const ModelSource& source, const ExportOptions& options, const ExportFormat& format,
+                  const Context& context) {
   constexpr uint64_t kProgram = uint64_t{32} << 20, kBytesPerCode = 4;
   uint64_t largest = 0;
-  for (const PlannedTensor& planned : plan)
-    if (!planned.dense) largest = std::max(largest, static_cast<uint64_t>(planned.tensor->elements()));
-  const uint64_t needed = kProgram + largest * kBytesPerCode;
+  for (const ModelTensor& tensor : source.tensors())
+    if (!tensor.scheme.is_dense() && !options.type && format.integers)
+      largest = std::max(largest, static_cast<uint64_t>(tensor.elements()));
+  const uint64_t needed = kProgram + streaming_bytes(context.threads) + largest * kBytesPerCode;
   if (context.memory_limit != 0 && needed > context.memory_limit)
     fail("export", source.path().string(),
          "it takes " + format_bytes(needed) + " of memory, above the limit of " + format_bytes(context.memory_limit),
@@ -137,9 +139,9 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   if (options.type && !format.takes_type)
     fail_usage("options", "--type", "the format '" + options.format + "' has no kinds to choose from");
   if (format.directory) check_side_files(source, options.format);
+  check_memory(source, options, format, context);
   const auto writer = format.make(source, options);
   const auto plan = plan_export(source, options, format, *writer, context);
-  check_memory(plan, source, context);
   ExportSummary summary;
   context.progress.begin("export " + options.format, static_cast<int64_t>(plan.size()), "tensors");
   writer->begin(output, plan);

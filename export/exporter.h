@@ -45,8 +45,8 @@ class ArtifactWriter {
   virtual std::string refuses(const PlannedTensor& tensor, const QuantizedMatrix& matrix) const = 0;
   // `path` is the file to write, or a directory that exists. `plan` outlives the writer.
   virtual void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) = 0;
-  // Each of the plan once, in its order. Runs of rows are converted by all `threads`; what one has made is written
-  // while the others go on, in the order of the rows.
+  // Each of the plan once, in its order. Where the layout lets a matrix be cut into runs of rows, all `threads` convert
+  // them; they are written behind, in the order of the rows.
   virtual void write(const PlannedTensor& tensor, ThreadPool& threads) = 0;
   virtual void finish() = 0;
 };

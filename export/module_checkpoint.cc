@@ -50,7 +50,10 @@ std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix&
   if (m.scheme.bits > uniform.bits)
     return "it has " + number(m.scheme.bits) + " bits, and the one width of the file is " + number(uniform.bits);
   const int64_t from = m.scheme.group_size(m.cols), to = uniform.group_size(m.cols);
-  if (m.cols % to != 0 || from % to != 0 || (from != to && !groups_in_order(m)))
+  const bool in_order = groups_in_order(m);
+  if (!in_order && m.scheme.symmetric != uniform.symmetric)
+    return "its groups in activation order would need other zero points";
+  if (m.cols % to != 0 || from % to != 0 || (from != to && !in_order))
     return "its groups of " + number(from) + " are not whole groups of " + number(to) + ", the one size of the file";
   return layout.refuses(
       {.scheme = uniform, .rows = m.rows, .cols = m.cols, .codes = {}, .scales = {}, .zeros = {}, .column_group = {}});

@@ -77,7 +77,7 @@ class OnnxExporter : public ArtifactWriter {
     };
     const auto begin = [&](const PackedPart& next) {
       end();
-      part = next;
+      part = {next.name, next.dtype, next.shape, {}};
       begin_tensor();
     };
     stream_packed(source_, *planned.tensor,

@@ -20,6 +20,8 @@ int64_t rows_in_run(const ModelTensor& tensor) {
   return std::max<int64_t>(1, kRunElements / std::max<int64_t>(1, tensor.cols()));
 }
 
+constexpr uint64_t kRunBytes = uint64_t{8} * kRunElements;  // codes and what is packed, or float32 and what it becomes
+
 // Makes the runs of `step` rows by all threads, some at a time, and hands them on in their order.
 template <typename Make, typename Take>
 void in_order(const ModelTensor& tensor, int64_t step, ThreadPool& threads, const Make& make, const Take& take) {
@@ -35,6 +37,10 @@ void in_order(const ModelTensor& tensor, int64_t step, ThreadPool& threads, cons
 }
 
 }  // namespace
+
+uint64_t streaming_bytes(const ThreadPool& threads) {
+  return static_cast<uint64_t>(threads.size() * kRunsPerThread) * kRunBytes;
+}
 
 void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
                   ThreadPool& threads) {
@@ -92,7 +98,7 @@ class PartJoiner {
       if (first == 0 || parts[i].shape.size() >= 2) place(parts[i], first, whole_[i]);
   }
   // The parts that are not streamed.
-  std::span<const PackedPart> joined() const { return std::span(whole_).subspan(streamed_); }
+  std::span<PackedPart> joined() { return std::span(whole_).subspan(streamed_); }
 
  private:
   void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
@@ -134,9 +140,10 @@ void stream_packed(const ModelSource& source, const ModelTensor& tensor, const P
       [&](const std::vector<std::byte>& bytes, int64_t, int64_t) {
         if (joiner.streamed() != nullptr) sink.append(bytes);
       });
-  for (const PackedPart& part : joiner.joined()) {
+  for (PackedPart& part : joiner.joined()) {
+    const std::vector<std::byte> bytes = std::move(part.bytes);
     sink.begin(part);
-    sink.append(part.bytes);
+    sink.append(bytes);
   }
 }
 

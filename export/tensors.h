@@ -12,6 +12,9 @@
 
 namespace retort {
 
+// What the streams below hold at most of runs of rows; the parts that they join come on top.
+uint64_t streaming_bytes(const ThreadPool& threads);
+
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 
 // The tensor's rows as `type`, a few MiB at a time. `sink` is called by the calling thread alone.
@@ -49,9 +52,9 @@ std::string_view torch_name(DType type);
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);
 // Tokens that a program which attends to all of them, without the model's sliding window, computes alike.
 int64_t exact_context(const ModelConfig& config);
-// config.json as the model came with it, less what described its own quantization, with factors of rotary frequencies as
-// transformers knows them, and with what the artifact says of itself under "retort": its provenance (provenance.h) and
-// `fallbacks`, where there are any.
+// config.json as the model came with it, less what described its own quantization, with factors of rotary frequencies
+// as transformers knows them, and with what the artifact says of itself under "retort": its provenance (provenance.h)
+// and `fallbacks`, where there are any.
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks);
 // Tokenizer, chat template and generation settings, byte for byte.
 void write_side_files(const ModelSource& source, const std::filesystem::path& directory);

@@ -73,7 +73,8 @@ class PackedHead {
 
 // e^x for x <= 0: 2^n times a polynomial of what is left, at most half of ln 2 (Taylor, error below 2^-22).
 __attribute__((target("avx512f"))) inline __m512 exponential(__m512 x) {
-  constexpr __mmask16 kAll = 0xffff;  // GCC 12 warns of the forms without a mask
+  constexpr __mmask16 kAll = 0xffff;                          // GCC 12 warns of the forms without a mask
+  x = _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-104.0f), x);  // below, the result is 0 in float32; a NaN stays one
   const __m512 n = _mm512_maskz_roundscale_ps(kAll, _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), rest);
@@ -101,8 +102,8 @@ struct ScoreRow {
   int64_t begin, end, first, last;
 };
 
-// Weights e^(scale * (score - largest)), 0 for what is not seen; gives their sum.
-__attribute__((target("avx512f,avx512bf16"))) float weigh(const ScoreRow& row, float scale, uint16_t* weights) {
+// Weights e^(scale * (score - largest)) in pairs, 0 for what is not seen; gives their sum.
+__attribute__((target("avx512f,avx512bf16"))) float weigh(const ScoreRow& row, float scale, uint32_t* weights) {
   __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
   for (int64_t i = row.begin; i < row.end; i += kLanes)
     most = _mm512_mask_max_ps(most, lanes_within(i, row.first, row.last), most, _mm512_loadu_ps(row.scores + i));
@@ -112,7 +113,7 @@ __attribute__((target("avx512f,avx512bf16"))) float weigh(const ScoreRow& row, f
     const __m512 weight = _mm512_maskz_mov_ps(lanes_within(i, row.first, row.last), exponential(below));
     sum = _mm512_add_ps(sum, weight);
     const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(weight));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), rounded);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i / 2), rounded);
   }
   const std::array<float, kLanes> sums = lanes_of(sum);
   return std::accumulate(sums.begin(), sums.end(), 0.0f);
@@ -138,7 +139,7 @@ class HeadAttention {
         scale_(1.0f / std::sqrt(static_cast<float>(size))),
         queries_(static_cast<size_t>(kPairRows * size / 2)),
         scores_(static_cast<size_t>(kPairRows * tokens_)),
-        weights_(scores_.size()),
+        weights_(scores_.size() / 2),
         sums_(static_cast<size_t>(kPairRows * size)) {}
 
   void attend(const HeadRows& queries, const PackedHead& packed, uint16_t* out, int64_t out_stride) {
@@ -166,9 +167,8 @@ class HeadAttention {
           weigh({scores_.data() + i * tokens_, begin, end, seen, query + 1}, scale_, weights_.data() + i * tokens_);
     }
     std::ranges::fill(sums_, 0.0f);
-    const auto* pairs = reinterpret_cast<const uint32_t*>(weights_.data() + begin);
     for (int64_t panel = 0; panel * kPairPanel < size_; ++panel)
-      add_pair_products({pairs, tokens_ / 2, 1}, packed.values(panel, begin), (end - begin) / 2,
+      add_pair_products({weights_.data() + begin / 2, tokens_ / 2, 1}, packed.values(panel, begin), (end - begin) / 2,
                         sums_.data() + panel * kPairPanel, size_);
   }
 
@@ -176,7 +176,7 @@ class HeadAttention {
   const float scale_;
   std::vector<uint32_t> queries_;  // [kPairRows, size / 2]
   std::vector<float> scores_;      // [kPairRows, tokens]
-  std::vector<uint16_t> weights_;  // the same
+  std::vector<uint32_t> weights_;  // the same, in pairs of bfloat16
   std::vector<float> sums_;        // [kPairRows, size]
   std::array<float, kPairRows> divisors_ = {};
 };

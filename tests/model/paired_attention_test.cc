@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "model/attention.h"
 #include "model/pair_products.h"
 
@@ -50,6 +52,21 @@ TEST_F(PairedAttention, EqualsThatInFloat32UpToRoundingToBfloat16) {
           << s.tokens << " tokens, head of " << s.size << ", window " << s.window << ", spread " << spread;
     }
   }
+}
+
+// One score far above or below the others, and values that are no numbers, do what they do in Torch's attention.
+TEST_F(PairedAttention, HoldsWithHugeScoresAndPassesNaNOn) {
+  const at::NoGradGuard no_grad;
+  at::Tensor q = states(1, 40, 32), k = states(1, 40, 32), v = states(1, 40, 32);
+  q.select(2, 20).mul_(1e18);
+  k.select(2, 3).mul_(1e18);
+  const at::Tensor got = attend_in_pairs(q, k, v, 0).to(at::kFloat);
+  const at::Tensor expected = attend(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), 0);
+  EXPECT_TRUE(at::isfinite(got).all().item<bool>());
+  EXPECT_LT((got - expected).abs().max().item<double>(), v.to(at::kFloat).abs().max().item<double>() * 0x1p-8);
+  q.select(2, 20).fill_(std::nanf(""));
+  const at::Tensor wrong = at::isnan(attend_in_pairs(q, k, v, 0)).any(-1).any(0).squeeze();
+  for (int64_t token = 0; token < 40; ++token) EXPECT_EQ(wrong[token].item<bool>(), token == 20) << token;
 }
 
 TEST_F(PairedAttention, IsOnlyForWholeTextsWithoutGradients) {
