@@ -14,6 +14,7 @@
 #include "core/pack/block_types.h"
 #include "quantize/quantize.h"
 #include "quantize/tune/tuned_matrix.h"
+#include "tests/support/memory_source.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -281,6 +282,26 @@ TEST_F(TunedModel, LeavesColumnsIn16BitsAlone) {
     EXPECT_EQ(a.outlier_columns, b.outlier_columns) << tensor.name;
     EXPECT_EQ(a.outliers, b.outliers) << tensor.name;
     EXPECT_NE(a.codes, b.codes) << tensor.name;
+  }
+}
+
+// The codes of these columns get no gradient and begin in their middle, whatever their weights.
+TEST(TunedMatrix, HasNoParametersThatMoveColumnsIn16Bits) {
+  constexpr size_t kRows = 3, kCols = 512;
+  QuantizedMatrix matrix = random_matrix("int4-g128-sym", kRows, kCols);
+  std::vector<float> weights = decoded(matrix);
+  testing::keep_columns(matrix, weights, {0, 200, 511});
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] += 0.3f * matrix.scales[i / 128];
+  TunedMatrix tuned(matrix, true);
+  std::vector<float> start(static_cast<size_t>(tuned.parameters())), gradient(start.size());
+  tuned.begin(weights, start);
+  tuned.gradient(std::vector<float>(kRows * kCols, 1.0f), gradient);
+  const size_t codes = start.size() - kRows * kCols;
+  for (size_t i = 0; i < kRows * kCols; ++i) {
+    const size_t col = i % kCols;
+    const bool kept = col == 0 || col == 200 || col == 511;
+    EXPECT_EQ(gradient[codes + i] == 0, kept) << i;
+    EXPECT_EQ(start[codes + i] == 0, kept) << i;
   }
 }
 
