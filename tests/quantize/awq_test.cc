@@ -11,6 +11,7 @@
 #include "model/calibration.h"
 #include "model/decoder.h"
 #include "quantize/awq/aim.h"
+#include "quantize/awq/folding.h"
 #include "quantize/awq/input_scaling.h"
 #include "quantize/awq/scale_search.h"
 #include "quantize/calibration/layer_walk.h"
@@ -404,6 +405,21 @@ TEST_F(Awq, AimedAtTheFloatModelTheResultIsCloserToIt) {
     }
     EXPECT_LT(misses["float"], 0.95 * misses["quantized"]) << method;
   }
+}
+
+// Small columns in 16 bits lose bits when they are divided; they and those behind them are divided all the same.
+TEST(DivideRows, DividesAllColumnsIn16Bits) {
+  QuantizedMatrix matrix = make_quantized(parse_scheme("int4-g32-sym"), 1, 32);
+  matrix.codes.assign(32, 8);
+  matrix.scales = {1.0f};
+  matrix.outlier_columns = {0, 1};
+  matrix.outliers = {0x3p-24f, 1.0f};
+  SolvedLayer layer;
+  layer.matrices["up"] = {.matrix = matrix, .method = "gptq", .fallback = {}, .row_divisors = {4.0f}};
+  divide_rows(layer);
+  const QuantizedMatrix& divided = *layer.matrices["up"].matrix;
+  EXPECT_EQ(divided.scales, std::vector<float>{0.25f});
+  EXPECT_EQ(divided.outliers, (std::vector<float>{0x1p-24f, 0.25f}));
 }
 
 }  // namespace
