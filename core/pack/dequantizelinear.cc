@@ -115,9 +115,9 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const auto scales = values_of<float>(require_part(parts, "scales", DType::kF32, {blocks, rows}, subject));
   std::span<const std::byte> zeros;
   if (!scheme.symmetric) zeros = require_part(parts, "zeros", DType::kU8, zero_columns.shape(), subject).bytes;
-  code_columns.for_each([&](int64_t r, int64_t c) {
+  code_columns.for_each([&, &columns = code_columns](int64_t r, int64_t c) {
     m.codes[static_cast<size_t>(r * cols + c)] =
-        static_cast<uint8_t>(code_columns.get(codes, r, c, scheme.symmetric) + shift);
+        static_cast<uint8_t>(columns.get(codes, r, c, scheme.symmetric) + shift);
   });
   for (int64_t b = 0; b < blocks; ++b)
     for (int64_t r = 0; r < rows; ++r) {
