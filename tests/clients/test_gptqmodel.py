@@ -1,21 +1,14 @@
-"""GPTQModel loads what `retort export --format gptq` and `--format awq` write and computes what we compute.
-
-It has an environment of its own, which setup_gptqmodel.sh makes; without it the test is skipped, with the exit code 77."""
+"""GPTQModel loads what `retort export --format gptq` and `--format awq` write and computes what we compute."""
 import json
 import os
 import sys
 import unittest
 
-SKIPPED = 77
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it refuses machines with few cores without this
-try:
-    from gptqmodel import BACKEND, GPTQModel
-except ImportError:
-    print("SKIPPED: GPTQModel is not installed; tests/clients/setup_gptqmodel.sh does that", file=sys.stderr)
-    sys.exit(SKIPPED)
 
 import numpy as np
 import torch
+from gptqmodel import BACKEND, GPTQModel
 
 import common
 
