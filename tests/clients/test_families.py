@@ -177,13 +177,15 @@ INTRODUCTION = """# Families and formats
 For each family, and for each thing in which models of one family differ, there is a small random model with the logits
 that transformers gives it (`tests/golden/families`). It is exported to every format, in float32 where the format has that
 and in 4 bits (`int4-g32-sym`), and the program named below loads the artifact. **yes**: its logits are the model's own,
-to 1e-5 of the largest; a number stands for the reason for which `export` refuses the model before anything is written.
+to 1e-5 of the largest (those of the `Q4_0` file in llama.cpp more loosely, see below); a number stands for the reason for
+which `export` refuses the model before anything is written.
 This page is written by `tests/clients/test_families.py --write`; a test fails when it is out of date.
 
 """
-NOTES = """
-llama.cpp rounds activations to 8 bits beside 4-bit weights, so there the float32 file of the 4-bit model gives those logits
-and the `Q4_0` file has the same numbers. llama.cpp and mlx-lm know no window in these families: what is written for them
+NOTES = f"""
+llama.cpp rounds activations to 8 bits beside 4-bit weights, which the large random weights of these models carry far: there
+the float32 file of the 4-bit model gives those logits, the `Q4_0` file has the same numbers, and its own logits are compared
+to {test_gguf.RANDOM_TOLERANCE} of the largest. llama.cpp and mlx-lm know no window in these families: what is written for them
 has a context that ends with the window, and is compared up to there. A model with `longrope` has other frequencies for
 sequences beyond its original context: transformers and the `onnx` file choose by the sequence, llama.cpp by the size of the
 context that it is given. llama-cpp-python gives llama.cpp bounds of `yarn` of its own unless it is called with
