@@ -16,13 +16,13 @@ namespace retort {
 namespace {
 
 constexpr std::array kFormats{
-    ExportFormat{"gguf", false, true, true, true, make_gguf_writer, {}},
-    ExportFormat{"onnx", true, true, true, true, make_onnx_writer, {}},
-    ExportFormat{"gptq", true, true, false, false, make_gptq_writer, {}},
-    ExportFormat{"hf", true, false, true, false, make_hf_writer, {}},
-    ExportFormat{"awq", true, true, false, false, make_awq_writer, {}},
-    ExportFormat{"compressed-tensors", true, true, false, false, make_compressed_tensors_writer, {}},
-    ExportFormat{"mlx", true, true, false, false, make_mlx_writer, {}},
+    ExportFormat{"gguf", false, true, true, true, make_gguf_writer},
+    ExportFormat{"onnx", true, true, true, true, make_onnx_writer},
+    ExportFormat{"gptq", true, true, false, false, make_gptq_writer},
+    ExportFormat{"hf", true, false, true, false, make_hf_writer},
+    ExportFormat{"awq", true, true, false, false, make_awq_writer},
+    ExportFormat{"compressed-tensors", true, true, false, false, make_compressed_tensors_writer},
+    ExportFormat{"mlx", true, true, false, false, make_mlx_writer},
 };
 
 // As ArtifactWriter::refuses; no format of other programs has columns in 16 bits beside integers.
@@ -30,21 +30,6 @@ std::string reason_against(std::string_view format, const ArtifactWriter& writer
                            const QuantizedMatrix& matrix) {
   const std::string reason = refuses_outliers(matrix, format);
   return reason.empty() ? writer.refuses(planned, matrix) : reason;
-}
-
-// The first other format that holds the matrix exactly. Dense hf holds the values of any.
-std::string nearest_that_holds(const ModelSource& source, const PlannedTensor& planned, const QuantizedMatrix& matrix,
-                               std::string_view refusing) {
-  for (const ExportFormat& format : kFormats) {
-    if (format.make == nullptr || !format.integers || format.name == refusing) continue;
-    try {
-      const auto writer = format.make(source, {.format = std::string(format.name), .type = {}});
-      if (reason_against(format.name, *writer, planned, matrix).empty()) return std::string(format.name);
-    } catch (const Error&) {
-      continue;  // a format that refuses the whole model
-    }
-  }
-  return "hf";
 }
 
 // What refuses() gets to see.
@@ -55,6 +40,47 @@ QuantizedMatrix probe(const ModelSource& source, const ModelTensor& tensor) {
   return matrix;
 }
 
+// What a GGUF file says in its own way, a directory says in files and in keys that transformers knows.
+void check_side_files(const ModelSource& source, const std::string& format) {
+  constexpr const char* kRemedy = "Use --format gguf, or export the directory that the GGUF file came from";
+  if (source.container() == "gguf")
+    if (const std::string refusal = refuses_tokenizer_files(source.tokenizer()->vocabulary()); !refusal.empty())
+      fail("export", source.path().string(),
+           "its tokenizer cannot be written as the files that " + format + " needs: " + refusal, kRemedy);
+  if (source.config().rope.scaling == RopeScaling::kFactors && llama3_settings(source.config()).is_null())
+    fail("export", source.path().string(), "it has factors of its rotary frequencies, which config.json cannot say",
+         kRemedy);
+}
+
+// Whether the format takes the model as it is: all of its integers, or their values where it has no integers.
+bool holds_all(const ModelSource& source, const ExportFormat& format) {
+  const auto holds = [&](const ArtifactWriter& writer, const ExpectedTensor& expected) {
+    const ModelTensor& tensor = source.at(expected.name);
+    if (tensor.scheme.is_dense()) return true;
+    const PlannedTensor planned{&tensor, expected.rule, expected.layer, {}, {}};
+    return reason_against(format.name, writer, planned, probe(source, tensor)).empty();
+  };
+  try {
+    const std::string name(format.name);
+    if (format.directory) check_side_files(source, name);
+    const auto writer = format.make(source, {.format = name, .type = {}});
+    return !format.integers ||
+           std::ranges::all_of(expected_tensors(source.config()),
+                               [&](const ExpectedTensor& expected) { return holds(*writer, expected); });
+  } catch (const Error&) {
+    return false;  // it refuses the whole model
+  }
+}
+
+// "--format NAME, or ", of the first format that takes the whole model; empty: none does.
+std::string nearest_that_holds(const ModelSource& source) {
+  for (const bool integers : {true, false})
+    for (const ExportFormat& format : kFormats)
+      if (format.integers == integers && holds_all(source, format))
+        return "--format " + std::string(format.name) + ", or ";
+  return {};
+}
+
 void plan_quantized(const ModelSource& source, const ExportOptions& options, const ArtifactWriter& writer,
                     PlannedTensor& planned) {
   const QuantizedMatrix matrix = probe(source, *planned.tensor);
@@ -62,8 +88,7 @@ void plan_quantized(const ModelSource& source, const ExportOptions& options, con
   if (planned.fallback.empty()) return;
   if (!options.fallback)
     fail("export", planned.tensor->name, options.format + " cannot hold it exactly: " + planned.fallback,
-         "Use --format " + nearest_that_holds(source, planned, matrix, options.format) +
-             ", or --fallback f32, which is exact, or f16");
+         "Use " + nearest_that_holds(source) + "--fallback f32, which is exact, or f16");
   planned.dense = options.fallback;
 }
 
@@ -79,7 +104,8 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
     if (!planned.dense && !format.integers) planned.dense = DType::kF32;
     if (!planned.dense) plan_quantized(source, options, writer, planned);
     if (format.vectors_in_f32 && tensor.shape.size() == 1) planned.dense = DType::kF32;
-    if (planned.dense == DType::kF16) check_f16_range(source, tensor, context.threads);
+    if (planned.dense == DType::kF16)
+      check_f16_range(source, tensor, options.type ? "Use --type bf16 or f32" : "Use --fallback f32", context.threads);
     plan.push_back(std::move(planned));
   }
   return plan;
@@ -100,18 +126,6 @@ void check_memory(const ModelSource& source, const ExportOptions& options, const
          "Give --memory " + format_bytes(needed));
 }
 
-// What a GGUF file says in its own way, a directory says in files and in keys that transformers knows.
-void check_side_files(const ModelSource& source, const std::string& format) {
-  constexpr const char* kRemedy = "Use --format gguf, or export the directory that the GGUF file came from";
-  if (source.container() == "gguf")
-    if (const std::string refusal = refuses_tokenizer_files(source.tokenizer()->vocabulary()); !refusal.empty())
-      fail("export", source.path().string(),
-           "its tokenizer cannot be written as the files that " + format + " needs: " + refusal, kRemedy);
-  if (source.config().rope.scaling == RopeScaling::kFactors && llama3_settings(source.config()).is_null())
-    fail("export", source.path().string(), "it has factors of its rotary frequencies, which config.json cannot say",
-         kRemedy);
-}
-
 std::vector<std::string> names_of_formats() {
   std::vector<std::string> names;
   for (const ExportFormat& format : kFormats) names.emplace_back(format.name);
@@ -127,9 +141,6 @@ const ExportFormat& export_format(std::string_view name) {
   if (row == kFormats.end())
     fail_usage("options", "--format", "'" + std::string(name) + "' is not a format",
                "The nearest valid one is " + nearest_name(name, names_of_formats()));
-  if (row->make == nullptr)
-    fail_usage("options", "--format", "the format '" + std::string(name) + "' is not available yet",
-               "The nearest available one is " + std::string(row->instead));
   return *row;
 }
 

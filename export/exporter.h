@@ -57,13 +57,12 @@ struct ExportFormat {
   bool integers;        // holds codes and scales; else quantized tensors become f32, which is exact
   bool takes_type;      // has kinds that --type chooses
   bool vectors_in_f32;  // norms and biases are F32 whatever the type
-  // `source` outlives the writer. Null: not available yet.
+  // `source` outlives the writer.
   std::unique_ptr<ArtifactWriter> (*make)(const ModelSource& source, const ExportOptions& options);
-  std::string_view instead;  // the nearest format that is available, where this one is not
 };
 
 std::span<const ExportFormat> export_formats();
-// A usage Error names the nearest valid format, or the nearest one that is available.
+// A usage Error names the nearest valid format.
 const ExportFormat& export_format(std::string_view name);
 
 struct ExportSummary {

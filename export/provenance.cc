@@ -1,10 +1,11 @@
 #include "export/provenance.h"
 
 #include <algorithm>
+#include <regex>
 
 #include "core/base/digest.h"
 #include "core/base/json.h"
-#include "export/verify/artifact.h"
+#include "export/hard_text.h"
 
 namespace fs = std::filesystem;
 
@@ -66,10 +67,10 @@ Provenance provenance_of(const ModelSource& source) {
 }
 
 std::string base_model_of(const ModelConfig& config) {
-  const std::string name = text_at(config.json, "_name_or_path");
-  return std::ranges::count(name, '/') == 1 && name.front() != '/' && name.front() != '.' && name.back() != '/'
-             ? name
-             : std::string();
+  static const std::regex repository("[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*");
+  std::string name = text_at(config.json, "_name_or_path");
+  std::error_code none;
+  return std::regex_match(name, repository) && !fs::exists(name, none) ? name : std::string();
 }
 
 }  // namespace retort

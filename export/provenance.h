@@ -23,7 +23,8 @@ struct Provenance {
 
 // An artifact that is a model again says what it carries.
 Provenance provenance_of(const ModelSource& source);
-// "_name_or_path" of the configuration, when it names a repository; else empty.
+// "_name_or_path" of the configuration, when it names a repository (owner/name) and no place on this machine; else
+// empty.
 std::string base_model_of(const ModelConfig& config);
 
 }  // namespace retort

@@ -147,7 +147,8 @@ void stream_packed(const ModelSource& source, const ModelTensor& tensor, const P
   }
 }
 
-void check_f16_range(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads) {
+void check_f16_range(const ModelSource& source, const ModelTensor& tensor, const std::string& remedy,
+                     ThreadPool& threads) {
   if (tensor.scheme.dense == DType::kF16) return;
   constexpr float kFirstInfinite = 65520;
   const auto largest = [&](int64_t first, int64_t count) {
@@ -159,8 +160,7 @@ void check_f16_range(const ModelSource& source, const ModelTensor& tensor, Threa
   };
   in_order(tensor, rows_in_run(tensor), threads, largest, [&](float value, int64_t, int64_t) {
     if (std::abs(value) >= kFirstInfinite)
-      fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16",
-           "Use --type bf16 or f32");
+      fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16", remedy);
   });
 }
 
@@ -203,6 +203,7 @@ int64_t exact_context(const ModelConfig& c) {
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks) {
   Json json = source.config().json, self = Json::object();
   json.erase("quantization_config");
+  if (base_model_of(source.config()).empty()) json.erase("_name_or_path");
   if (source.config().rope.scaling == RopeScaling::kFactors) json["rope_parameters"] = llama3_settings(source.config());
   for (const auto& [name, text] : provenance_of(source).entries()) self[name] = text;
   if (!fallbacks.empty()) self["fallbacks"] = fallbacks;

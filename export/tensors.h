@@ -23,8 +23,9 @@ void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType ty
 // The whole tensor as `type`.
 std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type,
                                   ThreadPool& threads);
-// Throws when a finite value of the tensor is infinite as f16.
-void check_f16_range(const ModelSource& source, const ModelTensor& tensor, ThreadPool& threads);
+// Throws, with the remedy, when a finite value of the tensor is infinite as f16.
+void check_f16_range(const ModelSource& source, const ModelTensor& tensor, const std::string& remedy,
+                     ThreadPool& threads);
 
 // The same numbers in another integer scheme with at least as many codes and with groups that divide the old ones:
 // scales repeated, and for a symmetric scheme zero points moved to the middle. The caller knows that they fit.
@@ -52,9 +53,9 @@ std::string_view torch_name(DType type);
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);
 // Tokens that a program which attends to all of them, without the model's sliding window, computes alike.
 int64_t exact_context(const ModelConfig& config);
-// config.json as the model came with it, less what described its own quantization, with factors of rotary frequencies
-// as transformers knows them, and with what the artifact says of itself under "retort": its provenance (provenance.h)
-// and `fallbacks`, where there are any.
+// config.json as the model came with it, less what described its own quantization and where it lay, with factors of
+// rotary frequencies as transformers knows them, and with what the artifact says of itself under "retort": its
+// provenance (provenance.h) and `fallbacks`, where there are any.
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks);
 // Tokenizer, chat template and generation settings, byte for byte.
 void write_side_files(const ModelSource& source, const std::filesystem::path& directory);

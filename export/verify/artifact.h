@@ -63,7 +63,4 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
 std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory);
 Json self_of_directory(const std::filesystem::path& directory);
 
-// A text that tokenizers trip over: scripts, emoji, runs of white space, control characters. No special tokens.
-std::string_view hard_text();
-
 }  // namespace retort

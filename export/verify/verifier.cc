@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "core/checkpoint/gguf.h"
+#include "export/hard_text.h"
 #include "export/provenance.h"
 #include "export/verify/artifact.h"
 

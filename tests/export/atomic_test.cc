@@ -27,9 +27,11 @@ ThreadPool& pool() {
   return threads;
 }
 
+// As transformers saves what it has loaded from a directory: the configuration says which one.
 std::unique_ptr<ModelSource> source_in(const fs::path& directory) {
   TinyModel shape;
   shape.ffn_size = 128;
+  shape.extra = {{"_name_or_path", directory.string()}};
   return testing::quantized_model(directory, shape, "int4-g32-sym");
 }
 
@@ -50,11 +52,10 @@ std::vector<std::string> names_in(const fs::path& directory) {
 
 template <typename Body>
 void for_formats(const Body& body) {
-  for (const ExportFormat& format : export_formats())
-    if (format.make != nullptr) {
-      SCOPED_TRACE(format.name);
-      body(format);
-    }
+  for (const ExportFormat& format : export_formats()) {
+    SCOPED_TRACE(format.name);
+    body(format);
+  }
 }
 
 // A file of this process cannot grow beyond `bytes` while this lives: what a full disk looks like.
@@ -151,8 +152,7 @@ TEST(Reproducible, SameBytesAndNoPlaces) {
     export_staged(*first, a, format, silent);
     export_staged(*second, b, format, silent);
     EXPECT_EQ(digest_of_path(a), digest_of_path(b));
-    for (const fs::path& place : {dir.path(), first->path()})
-      EXPECT_EQ(all_bytes(a).find(place.string()), std::string::npos) << "it holds the path " << place;
+    EXPECT_EQ(all_bytes(a).find(dir.path().string()), std::string::npos) << "it holds the path of its model";
   });
 }
 
