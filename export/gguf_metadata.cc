@@ -4,8 +4,10 @@
 #include <array>
 #include <cctype>
 #include <cstdio>
+#include <filesystem>
 
 #include "core/base/error.h"
+#include "core/base/json.h"
 #include "export/provenance.h"
 #include "export/tensors.h"
 
@@ -170,9 +172,29 @@ const FileType& file_type(const GgufLayerTypes& types) {
   return *row;
 }
 
+// The importance matrix that the codes were chosen with, under the keys of llama-quantize; texts by name, not by place.
+void add_importance(Metadata& meta, const Json& report) {
+  const auto object_in = [](const Json& json, const char* key) {
+    return json.is_object() ? json_value(json, key, Json::object(), "retort.json") : Json::object();
+  };
+  const Json importance = object_in(object_in(report, "options"), "importance");
+  if (!importance.is_object() || importance.empty()) return;
+  std::string names;
+  for (const auto& text : json_value(importance, "texts", std::vector<std::string>(), "retort.json"))
+    names += (names.empty() ? "" : ", ") + std::filesystem::path(text).filename().string();
+  if (!names.empty()) meta.text("quantize.imatrix.dataset", names);
+  const auto count = [&](const char* name, const char* key) {
+    if (const auto value = json_value(importance, name, int64_t{0}, "retort.json"); value > 0) meta.u32(key, value);
+  };
+  count("entries", "quantize.imatrix.entries_count");
+  count("windows", "quantize.imatrix.chunks_count");
+}
+
 // How the numbers came about, as far as the model says so, and what its tokenizer and chat template are.
 void add_provenance(Metadata& meta, const ModelSource& source) {
-  for (const auto& [name, text] : provenance_of(source).entries()) meta.text("retort." + name, text);
+  const Provenance provenance = provenance_of(source);
+  for (const auto& [name, text] : provenance.entries()) meta.text("retort." + name, text);
+  add_importance(meta, provenance.report);
 }
 
 void check_rope(const ModelConfig& c) {

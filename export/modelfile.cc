@@ -128,10 +128,27 @@ std::set<std::string> stops_of(const ModelSource& source, const Vocabulary& voca
   return stops;
 }
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) out += c == '"' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
-  return out + "\"";
+// A Modelfile has no escapes: Ollama takes what lies between two quotation marks as it is, less control characters. In
+// a template two braces begin an action.
+bool can_be_quoted(std::string_view text) {
+  const auto is_special = [](unsigned char c) { return c < 0x20 || c == 0x7f || c == '"'; };
+  return std::ranges::none_of(text, is_special) && text.find("{{") == std::string_view::npos;
+}
+
+// What is not said is said to be missing, in the file too.
+void report(Modelfile& file, const std::string& problem) {
+  file.problem += (file.problem.empty() ? "" : "; ") + problem;
+  file.text += "# " + problem + "\n";
+}
+
+void add_template(Modelfile& file, const Layout& layout, const std::string& chat, const std::string& eos) {
+  std::string text(layout.before);
+  text.append("{{ range $i, $_ := .Messages }}").append(layout.turn).append("{{ end }}").append(layout.answer);
+  replace_all(text, "{default}", default_system(chat));
+  if (text.find("{eos}") != std::string::npos && !can_be_quoted(eos))
+    return report(file, "Ollama cannot render the chat template: no Modelfile can quote the text of its EOS token");
+  replace_all(text, "{eos}", eos);
+  file.text += "TEMPLATE \"\"\"" + text + "\"\"\"\n";
 }
 
 }  // namespace
@@ -141,20 +158,20 @@ Modelfile modelfile_of(const ModelSource& source, const std::string& gguf) {
   const auto tokenizer = source.tokenizer();
   std::set<std::string> stops = stops_of(source, tokenizer->vocabulary());
   const std::string chat = source.chat_template(), eos = eos_text(source, tokenizer->vocabulary());
-  const Layout* layout = layout_of(chat);
-  if (layout != nullptr) {
-    std::string text(layout->before), stop(layout->stop);
-    text.append("{{ range $i, $_ := .Messages }}").append(layout->turn).append("{{ end }}").append(layout->answer);
-    replace_all(text, "{default}", default_system(chat));
-    for (std::string* part : {&text, &stop}) replace_all(*part, "{eos}", eos);
-    file.text += "TEMPLATE \"\"\"" + text + "\"\"\"\n";
+  if (const Layout* layout = layout_of(chat)) {
+    add_template(file, *layout, chat, eos);
+    std::string stop(layout->stop);
+    replace_all(stop, "{eos}", eos);
     if (!stop.empty()) stops.insert(std::move(stop));
   } else if (!chat.empty()) {
-    file.problem =
-        "Ollama cannot render the chat template: its layout of turns is not one that a Modelfile is written for";
-    file.text += "# " + file.problem + "\n";
+    report(file,
+           "Ollama cannot render the chat template: its layout of turns is not one that a Modelfile is written for");
   }
-  for (const std::string& stop : stops) file.text += "PARAMETER stop " + quoted(stop) + "\n";
+  for (const std::string& stop : stops)
+    if (can_be_quoted(stop))
+      file.text += "PARAMETER stop \"" + stop + "\"\n";
+    else
+      report(file, "no Modelfile can quote the text of a token that ends a generation");
   return file;
 }
 

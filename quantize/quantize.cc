@@ -85,8 +85,10 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
   for (const auto& [pattern, type] : options.keep) keep[pattern] = type;
   Json json{{"method_version", quantizer.version}, {"keep", keep}, {"grid", options.grid}};
   if (importance)
-    json["importance"] = {
-        {"texts", importance->texts}, {"windows", importance->windows}, {"window_tokens", importance->window_tokens}};
+    json["importance"] = {{"texts", importance->texts},
+                          {"entries", importance->entries.size()},
+                          {"windows", importance->windows},
+                          {"window_tokens", importance->window_tokens}};
   if (tunes(options)) json["learn_rounding"] = options.learn_rounding, json["tune_scales"] = options.tune_scales;
   if (options.scheme == "auto") json["types"] = options.types;
   if (options.outliers > 0) json["outliers"] = options.outliers;
