@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "core/base/json.h"
 #include "export/provenance.h"
 
 namespace retort {
@@ -72,6 +73,7 @@ std::string facts(const ModelSource& source, const Provenance& provenance, const
   row("format", options.format);
   row("scheme", integers ? or_unknown(provenance.scheme) : "none: dense tensors");
   if (integers) row("method", or_unknown(provenance.method));
+  if (integers && !provenance.scale_type.empty()) row("scales", provenance.scale_type);
   if (integers) row("calibration", provenance.calibration.empty() ? "none recorded" : provenance.calibration);
   row("tensors", std::to_string(summary.tensors) + ", " + std::to_string(summary.quantized) + " of them as integers");
   if (!provenance.template_digest.empty()) row("chat template (XXH3)", "`" + provenance.template_digest + "`");
@@ -94,11 +96,21 @@ std::string measurement(const Json& json) {
   return line + "\n";
 }
 
-std::string quality(std::span<const Json> measured) {
+// How the numbers of the artifact are those of the model.
+std::string kinship(const ExportOptions& options, const ExportSummary& summary) {
+  if (options.type && options.type != DType::kF32)
+    return "; this artifact has its numbers in " + std::string(name_of(*options.type)) + " and was not measured itself";
+  if (options.fallback && options.fallback != DType::kF32 && !summary.fallbacks.empty())
+    return "; this artifact has " + std::to_string(summary.fallbacks.size()) + " of its tensors in " +
+           std::string(name_of(*options.fallback)) + " and was not measured itself";
+  return ", whose numbers it holds";
+}
+
+std::string quality(std::span<const Json> measured, const ExportOptions& options, const ExportSummary& summary) {
   if (measured.empty()) return "Perplexity and divergence were not measured for this card.\n";
   std::string text =
-      "Measured by `retort eval` on the model that this artifact was made from, whose numbers it holds. KL is that of "
-      "the reference from this model, in nats per token, over the same scored positions.\n\n"
+      "Measured by `retort eval` on the model that this artifact was made from" + kinship(options, summary) +
+      ". KL is that of the reference from this model, in nats per token, over the same scored positions.\n\n"
       "| convention | tokens scored | perplexity | mean KL | 99th percentile of KL | largest KL | same first token |\n"
       "| --- | --- | --- | --- | --- | --- | --- |\n";
   for (const Json& json : measured) text += measurement(json);
@@ -121,16 +133,21 @@ std::string loaders(const ModelSource& source, const std::string& format, const 
 
 }  // namespace
 
+Json read_measured(const std::filesystem::path& path) {
+  Json json = read_json_file(path);
+  if (!json.is_object() || !json.contains("perplexity"))
+    fail("export", path.string(), "it is not a JSON object of `retort eval`",
+         "Write it with `retort eval ... --output`");
+  return json;
+}
+
 std::string model_card(const ModelSource& source, const ExportOptions& options, const ExportSummary& summary,
                        std::span<const Json> measured, const std::string& gguf) {
   const std::string base = base_model_of(source.config());
-  for (const Json& json : measured)
-    if (!json.is_object() || !json.contains("perplexity"))
-      fail("export", "--metrics", "it is not a JSON object of `retort eval`",
-           "Write it with `retort eval ... --output`");
   return front_matter(base, options.format) + "# " + (base.empty() ? "Model" : base) + ", " + options.format + "\n\n" +
-         facts(source, provenance_of(source), base, options, summary) + "\n## Quality\n\n" + quality(measured) +
-         "\n## Loading\n\nIn this directory:\n\n" + loaders(source, options.format, gguf);
+         facts(source, provenance_of(source), base, options, summary) + "\n## Quality\n\n" +
+         quality(measured, options, summary) + "\n## Loading\n\nIn this directory:\n\n" +
+         loaders(source, options.format, gguf);
 }
 
 }  // namespace retort

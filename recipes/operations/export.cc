@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <span>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/base/json.h"
 #include "core/base/text.h"
 #include "core/checkpoint/gguf.h"
 #include "export/card.h"
@@ -65,7 +68,8 @@ std::string gguf_name_in(const fs::path& output) {
 
 // Files beside the model. The result is what could not be said in them.
 std::vector<std::string> write_extras(const Params& params, const ModelSource& source, const ExportOptions& options,
-                                      const ExportSummary& summary, const fs::path& output) {
+                                      const ExportSummary& summary, std::span<const Json> measured,
+                                      const fs::path& output) {
   std::vector<std::string> problems;
   const std::string gguf = gguf_name_in(output);
   if (params.flag("modelfile")) {
@@ -73,17 +77,24 @@ std::vector<std::string> write_extras(const Params& params, const ModelSource& s
     write_text_file(output / "Modelfile", file.text);
     if (!file.problem.empty()) problems.push_back(file.problem);
   }
-  std::vector<Json> measured;
-  if (params.has("metrics")) measured.push_back(read_json_file(params.path("metrics")));
   if (params.flag("card")) write_text_file(output / "README.md", model_card(source, options, summary, measured, gguf));
   return problems;
 }
 
-// What only GGUF has, and what does not go together, is told before anything is written.
-void check_options(const Params& params, const std::string& format) {
-  for (const char* name : {"modelfile", "max-shard-size"})
-    if (format != "gguf" && params.has(name) && params.json()[name] != false)
-      fail_usage("options", "--" + std::string(name), "only --format gguf has it", "Leave it out");
+// Options of one format.
+constexpr std::pair<std::string_view, std::string_view> kOnlyFor[] = {
+    {"modelfile", "gguf"}, {"max-shard-size", "gguf"}, {"operators", "onnx"}, {"accuracy-level", "onnx"}};
+
+std::string unheeded(const Params& params, std::string_view name) {
+  const std::string asked = params.text("format");
+  if (std::ranges::find(export_formats(), asked, &ExportFormat::name) == export_formats().end()) return {};
+  for (const auto& [option, format] : kOnlyFor)
+    if (option == name && asked != format) return "only --format " + std::string(format) + " has it";
+  return {};
+}
+
+// What does not go together is told before anything is written.
+void check_options(const Params& params) {
   if (params.flag("modelfile") && params.has("max-shard-size"))
     fail_usage("options", "--modelfile", "Ollama reads no split models", "Leave out --max-shard-size");
   if (params.has("metrics") && !params.flag("card"))
@@ -94,16 +105,18 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   ExportOptions options;
   options.format = params.text("format");
   export_format(options.format);  // a wrong name is told before the model is opened
-  check_options(params, options.format);
+  check_options(params);
   if (params.has("max-shard-size")) options.max_shard_bytes = static_cast<uint64_t>(params.integer("max-shard-size"));
   if (params.has("type")) options.type = parse_dtype(params.text("type"));
   const std::string fallback = params.text("fallback");
   if (fallback != "none") options.fallback = parse_dtype(fallback);
   options.operators = params.text("operators");
   options.accuracy_level = params.integer("accuracy-level");
+  std::vector<Json> measured;
+  if (params.has("metrics")) measured.push_back(read_measured(params.path("metrics")));
   const auto source = open_model(params.path("model"));
   const ExportSummary summary = export_model(*source, output, options, context);
-  const auto problems = write_extras(params, *source, options, summary, output);
+  const auto problems = write_extras(params, *source, options, summary, measured, output);
   const uint64_t bytes = bytes_below(output);
   std::string text = options.format + ": " + std::to_string(summary.tensors) + " tensors (" +
                      std::to_string(summary.quantized) + " quantized), " + format_bytes(bytes);
@@ -124,6 +137,7 @@ const Operation kExportOperation{
     .output = OutputKind::kByFormat,
     .stage = true,
     .resumable = false,
-    .run = run_export};
+    .run = run_export,
+    .unheeded = unheeded};
 
 }  // namespace retort

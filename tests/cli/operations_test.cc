@@ -110,6 +110,31 @@ TEST_F(Program, RefusesOptionsThatTheMethodDoesNotRead) {
   EXPECT_THAT(recipe.last_error_line(), HasSubstr("recipe.yaml:7: small.damp: the method 'rtn' does not read it"));
 }
 
+TEST_F(Program, RefusesOptionsOfAnotherFormat) {
+  const auto error_of = [&](const char* format, std::vector<std::string> option) {
+    std::vector<std::string> arguments{"export", teacher_, "--format", format, "--output", "out"};
+    arguments.insert(arguments.end(), option.begin(), option.end());
+    const Finished result = retort(arguments);
+    EXPECT_EQ(result.code, 2);
+    return result.last_error_line();
+  };
+  EXPECT_EQ(error_of("gguf", {"--operators", "contrib"}),
+            "retort: [export] --operators: only --format onnx has it. Leave it out");
+  EXPECT_THAT(error_of("gptq", {"--accuracy-level", "4"}), HasSubstr("only --format onnx has it"));
+  EXPECT_THAT(error_of("onnx", {"--max-shard-size", "1MiB"}), HasSubstr("only --format gguf has it"));
+  EXPECT_THAT(error_of("hf", {"--modelfile"}), HasSubstr("only --format gguf has it"));
+  EXPECT_THAT(error_of("onxn", {"--operators", "standard"}), HasSubstr("'onxn' is not a format"));
+}
+
+// Before the model is opened, and so before anything is written.
+TEST_F(Program, ReadsTheMetricsOfACardFirst) {
+  testing::write_file(directory_ / "metrics.json", R"({"loss": 1})");
+  const Finished result =
+      retort({"export", "nowhere", "--format", "hf", "--card", "--metrics", "metrics.json", "--output", "out"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.last_error_line(), HasSubstr("metrics.json: it is not a JSON object of `retort eval`"));
+}
+
 // Ids from tokenizers 0.23.3 of Hugging Face on the same tokenizer.json.
 TEST_F(Program, TokenizesAsHuggingFaceDoes) {
   testing::write_file(directory_ / "text", "It was a dark night,<|endoftext|> and\n\t\"42\" caf\xc3\xa9");

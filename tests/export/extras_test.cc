@@ -98,6 +98,35 @@ TEST_F(Shards, ThatAreMissingOrInterchangedAreErrors) {
   EXPECT_THAT(error_of_opening(files_[0]), HasSubstr("another"));
 }
 
+TEST_F(Extras, NamesTheImportanceMatrixAsLlamaQuantizeDoes) {
+  const Json importance{{"texts", {"/home/me/held.txt", "wiki.txt"}}, {"entries", 21}, {"windows", 64}};
+  const Json report{{"scheme", "q4_0"}, {"options", {{"importance", importance}}}};
+  write_text_file(source_->path() / "retort.json", report.dump());
+  export_to(temp_.path() / "model.gguf", {.format = "gguf", .type = {}});
+  const GgufFile file(temp_.path() / "model.gguf");
+  EXPECT_EQ(file.header().string("quantize.imatrix.dataset"), "held.txt, wiki.txt");
+  EXPECT_EQ(file.header().integer("quantize.imatrix.entries_count"), 21);
+  EXPECT_EQ(file.header().integer("quantize.imatrix.chunks_count"), 64);
+  fs::remove(source_->path() / "retort.json");
+  export_to(temp_.path() / "without.gguf", {.format = "gguf", .type = {}});
+  const GgufFile without(temp_.path() / "without.gguf");
+  for (const auto& [key, value] : without.header().metadata) EXPECT_THAT(key, Not(HasSubstr("imatrix")));
+}
+
+// BaseName-SizeLabel-Version-Encoding of ggml's naming convention.
+TEST_F(Extras, AFileInADirectoryIsNamedAfterTheModel) {
+  for (const auto& [repository, base] : {std::pair("", "Llama"), std::pair("someone/tiny_model.v2", "Tiny-model-v2")}) {
+    const fs::path model = temp_.path() / base, output = temp_.path() / (std::string(base) + ".out");
+    testing::TinyModel shape{.ffn_size = 128};
+    if (*repository != 0) shape.extra = {{"_name_or_path", repository}};
+    const auto source = testing::quantized_model(model, shape, "q4_0", true);
+    fs::create_directory(output);
+    export_model(*source, output, {.format = "gguf", .type = {}}, context_);
+    EXPECT_EQ(source->config().parameters(), 144832);
+    EXPECT_THAT(files_in(output), ::testing::ElementsAre(output / (std::string(base) + "-0.1M-v1.0-Q4_0.gguf")));
+  }
+}
+
 TEST_F(Extras, DirectoriesCarryWhatTheyWereMadeFrom) {
   const auto teacher = open_model(kTeacher);
   const fs::path first = temp_.path() / "first", second = temp_.path() / "second";
@@ -140,6 +169,27 @@ TEST_F(Extras, ATemplateThatOllamaCannotRenderIsReported) {
   EXPECT_THAT(file.text, Not(HasSubstr("TEMPLATE")));
 }
 
+// A Modelfile has no escapes: these texts would end a quotation, begin an action or be lost.
+TEST(Modelfile, ReportsATextThatCannotBeQuoted) {
+  TempDir dir;
+  testing::write_tiny_model(dir.path(), {.extra = {{"eos_token_id", 257}}});
+  write_text_file(dir.path() / "chat_template.jinja", "<|user|>\n<|assistant|>\n{{ eos_token }}");
+  const std::string tokenizer = read_text_file(dir.path() / "tokenizer.json");
+  for (const char* text : {"</s>", "a\\b", "\"\"\"", "x\"", "</s>\nPARAMETER num_ctx 1", "{{ .System }}", "\x01"}) {
+    Json json = parse_json(tokenizer, "tokenizer.json");
+    for (Json& token : json["added_tokens"])
+      if (token["id"] == 257) token["content"] = text;
+    write_text_file(dir.path() / "tokenizer.json", json.dump());
+    write_text_file(dir.path() / "tokenizer_config.json", Json{{"eos_token", text}}.dump());
+    const Modelfile file = modelfile_of(*open_model(dir.path()), "model.gguf");
+    const bool quotable = text == std::string_view("</s>") || text == std::string_view("a\\b");
+    EXPECT_EQ(file.problem.empty(), quotable) << text << ": " << file.problem;
+    EXPECT_EQ(file.text.find(text) != std::string::npos, quotable) << file.text;
+    EXPECT_EQ(file.text.find("PARAMETER stop \"" + std::string(text) + "\"\n") != std::string::npos, quotable);
+    EXPECT_EQ(file.text.find("TEMPLATE \"\"\"") != std::string::npos, quotable) << file.text;
+  }
+}
+
 TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
   const ExportOptions options{.format = "gguf", .type = {}};
   const ExportSummary summary = export_to(temp_.path() / "model.gguf", options);
@@ -149,8 +199,40 @@ TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
   EXPECT_THAT(card, HasSubstr("| windows-256 | 4080 | 54.4 | not measured |"));
   EXPECT_THAT(card, HasSubstr("llama-cli -m model.gguf"));
   EXPECT_THAT(card, Not(HasSubstr("were not measured")));
-  const Json other{{"loss", 1}};
-  EXPECT_THROW(model_card(*source_, options, summary, {&other, 1}, ""), Error);
+  EXPECT_THAT(card, HasSubstr("made from, whose numbers it holds."));
+  const fs::path file = temp_.path() / "measured.json";
+  write_text_file(file, measured.dump());
+  EXPECT_EQ(read_measured(file), measured);
+  for (const char* other : {R"({"loss": 1})", "[1]", "no JSON"}) {
+    write_text_file(file, other);
+    EXPECT_THROW(read_measured(file), Error) << other;
+  }
+}
+
+// The measured model has other numbers than an artifact that rounds them.
+TEST_F(Extras, CardSaysThatAnArtifactInAnotherTypeWasNotMeasured) {
+  const Json measured{{"perplexity", 54.4}};
+  const auto card = [&](const ExportOptions& options, const ExportSummary& summary) {
+    return model_card(*source_, options, summary, {&measured, 1}, "");
+  };
+  const ExportSummary fallen{.tensors = 2, .quantized = 1, .fallbacks = {{"lm_head.weight", "a reason"}}};
+  const ExportOptions typed{.format = "gguf", .type = DType::kBF16};
+  EXPECT_THAT(card(typed, {}), HasSubstr("has its numbers in bf16 and was not measured itself"));
+  ExportOptions options{.format = "gptq", .type = {}, .fallback = DType::kF16};
+  EXPECT_THAT(card(options, fallen), HasSubstr("has 1 of its tensors in f16 and was not measured itself"));
+  EXPECT_THAT(card(options, {}), HasSubstr("whose numbers it holds"));
+  options.fallback = DType::kF32;
+  EXPECT_THAT(card(options, fallen), HasSubstr("whose numbers it holds"));
+  EXPECT_THAT(card({.format = "hf", .type = DType::kF32}, {}), HasSubstr("whose numbers it holds"));
+}
+
+TEST_F(Extras, CardNamesTheTypeOfTheScales) {
+  Json config = read_json_file(temp_.path() / "model" / "quantized" / "config.json");
+  config["retort"] = {{"scheme", "q4_0"}, {"scale_type", "portable"}};
+  write_text_file(temp_.path() / "model" / "quantized" / "config.json", config.dump());
+  const auto source = open_model(temp_.path() / "model" / "quantized");
+  const ExportSummary summary{.tensors = 2, .quantized = 1, .fallbacks = {}};
+  EXPECT_THAT(model_card(*source, {.format = "gguf", .type = {}}, summary, {}, ""), HasSubstr("| scales | portable |"));
 }
 
 }  // namespace
