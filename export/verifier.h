@@ -15,9 +15,11 @@ namespace retort {
 struct VerifyResult {
   std::string format;
   int64_t tensors_compared = 0;
+  int64_t tensors_as_integers = 0;       // of them, by codes and scales
+  int64_t integers_as_values = 0;        // dense in the artifact and integers in the model
   int64_t codes_different = 0;           // elements whose code minus zero point is another integer
   int64_t scales_different = 0;          // groups of the artifact whose scale is another f16 number
-  int64_t values_different = 0;          // elements of dense tensors with other bytes
+  int64_t values_different = 0;          // elements of dense tensors that are not the nearest of their type
   int64_t numbers_different = 0;         // of the configuration: sizes, rotary frequencies, windows, epsilon
   bool tokenizer_equal = false;          // same ids for a hard text, and the same bytes where it is stored as files
   bool template_equal = false;           // the chat template, byte for byte

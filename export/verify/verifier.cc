@@ -1,7 +1,6 @@
 #include "export/verifier.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/json.h"
@@ -9,6 +8,7 @@
 #include "export/hard_text.h"
 #include "export/provenance.h"
 #include "export/verify/artifact.h"
+#include "export/verify/rounding.h"
 
 namespace fs = std::filesystem;
 
@@ -41,11 +41,15 @@ class Comparison {
   void compare(const ExpectedTensor& expected, const ArtifactTensor& found) {
     const ModelTensor& tensor = model_.at(expected.name);
     ++result_.tensors_compared;
-    if (found.dense) return compare_dense(tensor, found);
+    if (found.dense) {
+      result_.integers_as_values += tensor.scheme.is_dense() ? 0 : 1;
+      return compare_dense(tensor, found);
+    }
     if (tensor.scheme.is_dense()) {
       result_.codes_different += tensor.elements();
       return note(tensor, "it is made of integers, and dense in the model");
     }
+    ++result_.tensors_as_integers;
     compare_integers(tensor, model_.read_quantized(tensor), found);
   }
 
@@ -54,22 +58,18 @@ class Comparison {
     result_.differences.push_back(tensor.name + ": " + what);
   }
 
-  // The model's values in the artifact's type must give the same bytes.
+  // The artifact's values must be the nearest of their type to the model's.
   void compare_dense(const ModelTensor& tensor, const ArtifactTensor& found) {
     const size_t size = size_of(*found.dense);
     const int64_t cols = tensor.cols(), step = std::max<int64_t>(1, kChunkElements / cols);
     std::vector<float> values;
-    std::vector<std::byte> bytes;
     int64_t different = 0;
     for (int64_t first = 0; first < tensor.rows(); first += step) {
       const int64_t count = std::min(step, tensor.rows() - first);
       values.resize(static_cast<size_t>(count * cols));
-      bytes.resize(values.size() * size);
       model_.read_f32(tensor, first, count, values);
-      encode_from_f32(*found.dense, values, bytes);
-      const std::byte* stored = found.bytes.data() + static_cast<size_t>(first * cols) * size;
-      for (size_t i = 0; i < values.size(); ++i)
-        different += std::memcmp(bytes.data() + i * size, stored + i * size, size) != 0;
+      different +=
+          count_not_nearest(*found.dense, values, found.bytes.data() + static_cast<size_t>(first * cols) * size);
     }
     result_.values_different += different;
     if (different > 0) note(tensor, std::to_string(different) + " values differ");
@@ -86,7 +86,7 @@ class Comparison {
     float minimum = model.minima.empty() ? 0 : model.minima[at];
     if (has_minima_for_zeros(model, found)) minimum = model.scales[at] * static_cast<float>(zero);
     if (minimum != (found.minima.empty() ? 0 : found.minima[stored])) return false;
-    if (found.products.empty()) return f32_to_f16(model.scales[at]) == found.scales[stored];
+    if (found.products.empty()) return is_nearest_f16(model.scales[at], found.scales[stored]);
     return model.scales[at] == found.products[stored];
   }
 
@@ -201,6 +201,9 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
     context.progress.update(result.tensors_compared, tensor.name);
   }
   context.progress.end();
+  if (result.integers_as_values > 0)
+    result.notes.push_back("it holds the values of " + std::to_string(result.integers_as_values) +
+                           " matrices that are integers in the model, and these were compared as values");
   result.tokenizer_equal = same_tokenizer(*artifact, model, result);
   if (result.format != "gguf")
     result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;

@@ -66,6 +66,7 @@ LogitsCheck compare_logits(const std::filesystem::path& artifact, std::string_vi
 Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
   Json json{{"format", result.format},
             {"tensors_compared", result.tensors_compared},
+            {"tensors_as_integers", result.tensors_as_integers},
             {"codes_different", result.codes_different},
             {"scales_different", result.scales_different},
             {"values_different", result.values_different},

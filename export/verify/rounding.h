@@ -1,0 +1,18 @@
+// Whether stored numbers are the nearest to those of a model, told without the conversions that writers use.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/base/dtype.h"
+
+namespace retort {
+
+// Whether no number of the binary format is nearer to `value` than the one of these bits, and of two that are equally
+// near it is the even one (IEEE 754, 4.3.1); zeros have the sign of the value, and a NaN is any NaN.
+bool is_nearest_f16(float value, uint16_t bits);
+// How many of `stored`, little-endian f32, f16 or bf16, are not the nearest. Sizes must match.
+int64_t count_not_nearest(DType type, std::span<const float> values, const std::byte* stored);
+
+}  // namespace retort
