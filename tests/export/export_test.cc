@@ -3,9 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <fstream>
-#include <limits>
 
 #include "core/base/digest.h"
 #include "core/base/error.h"
@@ -16,7 +14,6 @@
 #include "export/exporter.h"
 #include "export/verifier.h"
 #include "export/verify/onnx_wire.h"
-#include "export/verify/rounding.h"
 #include "tests/export/quantized_model.h"
 #include "tests/support/memory_source.h"
 
@@ -441,64 +438,6 @@ TEST(Verify, FindsScalesZerosAndValuesThatDiffer) {
   const auto reseeded = quantized_model(dir.path() / "b", seeded, "int4-g32-asym");
   const Exported made = export_to(dir.path() / "hf", *reseeded, {.format = "hf", .type = DType::kF32});
   EXPECT_GT(verify_artifact(made.path, *source, g_context).values_different, 0);
-}
-
-// Values and bits by hand from IEEE 754: 11 bits of precision, 65504 the largest, 2^-24 the smallest.
-TEST(Verify, TellsTheNearestF16) {
-  struct Row {
-    float value;
-    uint16_t bits;
-    bool nearest;
-  };
-  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
-  for (const auto& [value, bits, nearest] : {Row{1, 0x3c00, true},
-                                             {1, 0x3c01, false},
-                                             {-1, 0xbc00, true},
-                                             {-1, 0x3c00, false},
-                                             {1 + 0x1p-11f, 0x3c00, true},
-                                             {1 + 0x1p-11f, 0x3c01, false},
-                                             {1 + 0x3p-11f, 0x3c02, true},
-                                             {1 + 0x3p-11f, 0x3c01, false},
-                                             {1 + 0x1.002p-11f, 0x3c01, true},
-                                             {1 - 0x1p-12f, 0x3c00, true},
-                                             {1 - 0x1p-12f, 0x3bff, false},
-                                             {0x1p-24f, 0x0001, true},
-                                             {0x1p-25f, 0x0000, true},
-                                             {0x1p-25f, 0x0001, false},
-                                             {0x1.8p-25f, 0x0001, true},
-                                             {-0x1p-26f, 0x8000, true},
-                                             {-0x1p-26f, 0x0000, false},
-                                             {0.0f, 0x0000, true},
-                                             {0.0f, 0x8000, false},
-                                             {65504, 0x7bff, true},
-                                             {65519, 0x7bff, true},
-                                             {65520, 0x7c00, true},
-                                             {65520, 0x7bff, false},
-                                             {65519, 0x7c00, false},
-                                             {1e30f, 0x7c00, true},
-                                             {kInfinity, 0x7c00, true},
-                                             {kInfinity, 0x7bff, false},
-                                             {-kInfinity, 0x7c00, false},
-                                             {kNan, 0x7e00, true},
-                                             {kNan, 0x7c00, false},
-                                             {1, 0x7e00, false},
-                                             {0x1p-14f, 0x0400, true},
-                                             {0x1p-14f, 0x03ff, false}})
-    EXPECT_EQ(is_nearest_f16(value, bits), nearest) << value << " " << bits;
-}
-
-// The writers' conversion gives the nearest of every kind, and its neighbours are not.
-TEST(Verify, TellsTheNearestOfRandomNumbers) {
-  testing::Random random(5);
-  std::vector<float> values(20000);
-  for (float& value : values) value = std::ldexp(random.normal(), static_cast<int>(random.below(60)) - 40);
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
-    std::vector<std::byte> bytes(values.size() * size_of(type));
-    encode_from_f32(type, values, bytes);
-    EXPECT_EQ(count_not_nearest(type, values, bytes.data()), 0) << name_of(type);
-    for (size_t i = 0; i < bytes.size(); i += size_of(type)) bytes[i] ^= std::byte{1};
-    EXPECT_GT(count_not_nearest(type, values, bytes.data()), 19900) << name_of(type);
-  }
 }
 
 TEST(Verify, SaysWhichIntegersItComparedAsValues) {
