@@ -164,7 +164,7 @@ class HeadAttention {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t query = first + i, seen = std::max<int64_t>(0, query - window_ + 1);
       divisors_[i] =
-          weigh({scores_.data() + i * tokens_, begin, end, seen, query + 1}, scale_, weights_.data() + i * tokens_);
+          weigh({scores_.data() + i * tokens_, begin, end, seen, query + 1}, scale_, weights_.data() + i * tokens_ / 2);
     }
     std::ranges::fill(sums_, 0.0f);
     for (int64_t panel = 0; panel * kPairPanel < size_; ++panel)
