@@ -30,9 +30,7 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   if (!m.column_group.empty()) parts.push_back(make_part("groups", DType::kI32, {m.cols}, m.column_group));
   if (m.outlier_columns.empty()) return parts;
   const auto outliers = static_cast<int64_t>(m.outlier_columns.size());
-  std::vector<uint16_t> values(m.outliers.size());
-  std::ranges::transform(m.outliers, values.begin(), f32_to_f16);
-  parts.push_back(make_part("outliers", DType::kF16, {m.rows, outliers}, values));
+  parts.push_back(floats_part("outliers", DType::kF16, {m.rows, outliers}, m.outliers));
   parts.push_back(make_part("outlier_columns", DType::kI32, {outliers}, m.outlier_columns));
   return parts;
 }
