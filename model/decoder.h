@@ -37,7 +37,9 @@ struct Placement {  // where and as what weights are loaded
   at::Device device = at::kCPU;
 };
 
-RoleTensors load_layer(const ModelSource& source, int64_t layer, const Placement& placement = {});
+// With `threads`, tensors are loaded side by side.
+RoleTensors load_layer(const ModelSource& source, int64_t layer, const Placement& placement = {},
+                       ThreadPool* threads = nullptr);
 RoleTensors load_top(const ModelSource& source, const Placement& placement = {});
 DecoderWeights load_weights(const ModelSource& source, const Placement& placement = {});
 

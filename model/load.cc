@@ -16,24 +16,31 @@ at::Tensor load_tensor(const ModelSource& source, const std::string& name, const
 }
 
 // layer -1: the tensors that no layer has.
-RoleTensors load_roles(const ModelSource& source, int64_t layer, const Placement& placement) {
-  prepare_torch();
+RoleTensors load_roles(const ModelSource& source, int64_t layer, const Placement& placement, ThreadPool* threads) {
   const ModelConfig& config = source.config();
-  RoleTensors tensors;
+  std::vector<const TensorRule*> rules;
   for (const TensorRule& rule : config.family->tensors)
-    if (is_per_layer(rule.role) == (layer >= 0) && rule.present(config))
-      tensors(rule.role, rule.part) = load_tensor(source, hf_name(rule, layer), placement);
+    if (is_per_layer(rule.role) == (layer >= 0) && rule.present(config)) rules.push_back(&rule);
+  RoleTensors tensors;
+  const auto load = [&](int64_t i) {
+    prepare_torch();
+    const TensorRule& rule = *rules[static_cast<size_t>(i)];
+    tensors(rule.role, rule.part) = load_tensor(source, hf_name(rule, layer), placement);
+  };
+  const auto count = static_cast<int64_t>(rules.size());
+  if (threads) threads->run(count, load);
+  for (int64_t i = 0; !threads && i < count; ++i) load(i);
   return tensors;
 }
 
 }  // namespace
 
-RoleTensors load_layer(const ModelSource& source, int64_t layer, const Placement& placement) {
-  return load_roles(source, layer, placement);
+RoleTensors load_layer(const ModelSource& source, int64_t layer, const Placement& placement, ThreadPool* threads) {
+  return load_roles(source, layer, placement, threads);
 }
 
 RoleTensors load_top(const ModelSource& source, const Placement& placement) {
-  RoleTensors top = load_roles(source, -1, placement);
+  RoleTensors top = load_roles(source, -1, placement, nullptr);
   if (!top(Role::kHead).defined()) top(Role::kHead) = top(Role::kEmbedding);
   return top;
 }

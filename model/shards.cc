@@ -7,13 +7,16 @@
 namespace retort {
 namespace {
 
-// MKL otherwise chooses its code path by the alignment of its operands. It reads this once, at its first call.
-bool fix_mkl_paths() { return setenv("MKL_CBWR", "AUTO", /*replace=*/0) == 0; }
+// Both are read once, at the first use. MKL otherwise chooses its code path by the alignment of its operands; huge
+// pages for large tensors save the system most of its page faults.
+bool set_environment() {
+  return setenv("MKL_CBWR", "AUTO", /*replace=*/0) == 0 && setenv("THP_MEM_ALLOC_ENABLE", "1", /*replace=*/0) == 0;
+}
 
 }  // namespace
 
 void prepare_torch() {
-  [[maybe_unused]] static const bool process_done = fix_mkl_paths();
+  [[maybe_unused]] static const bool process_done = set_environment();
   // OpenMP keeps its number of threads per thread.
   thread_local bool thread_done = false;
   if (thread_done) return;

@@ -48,7 +48,7 @@ class SequentialWalk : public LayerWalk {
         context_(context),
         windows_(
             calibration_windows(source, options.calibration, options.samples, options.sequence_length, "quantize")),
-        state_(state, run_key(source, plan, options, windows_)) {
+        state_(state, run_key(source, plan, options, windows_, context)) {
     placement_.device = parse_device(context.device);
     if (options.precision == "bf16") type_ = at::kBFloat16;
   }
@@ -102,11 +102,13 @@ class SequentialWalk : public LayerWalk {
 
   LayerWeights load(int64_t layer) const {
     LayerWeights weights;
-    weights.exact = weights.original = load_layer(source_, layer, placement_);
-    for (const TensorRule& rule : config_.family->tensors) {
+    weights.exact = weights.original = load_layer(source_, layer, placement_, &context_.threads);
+    const std::span<const TensorRule> rules = config_.family->tensors;
+    run_shards(context_, static_cast<int64_t>(rules.size()), [&](int64_t i) {
+      const TensorRule& rule = rules[static_cast<size_t>(i)];
       at::Tensor& tensor = weights.original(rule.role, rule.part);
       if (tensor.defined()) tensor = tensor.to(type_);
-    }
+    });
     weights.quantized = weights.original;
     return weights;
   }

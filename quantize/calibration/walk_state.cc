@@ -13,8 +13,9 @@ namespace fs = std::filesystem;
 namespace retort {
 namespace {
 
-void add_tensor(Digest& digest, const ModelSource& source, const TensorPlan& plan) {
+std::string digest_of(const ModelSource& source, const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
+  Digest digest;
   digest.update(tensor.name + " " + name_of(tensor.scheme) + " " + name_of(plan.scheme) + " " +
                 std::to_string(plan.outliers) + "\n");
   const auto row_bytes = static_cast<int64_t>(tensor.bytes) / tensor.rows();
@@ -26,6 +27,7 @@ void add_tensor(Digest& digest, const ModelSource& source, const TensorPlan& pla
     source.read_dense(tensor, first, count, bytes);
     digest.update(bytes);
   }
+  return digest.hex();
 }
 
 void write_floats(ArrayWriter& writer, const std::string& name, const std::vector<float>& values) {
@@ -93,7 +95,7 @@ bool has_key(const fs::path& path, const std::string& key) {
 }  // namespace
 
 std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
-                    const at::Tensor& windows) {
+                    const at::Tensor& windows, const Context& context) {
   const Quantizer& quantizer = find_quantizer(options.method);
   Digest digest;
   digest.update(Json{quantizer.name, quantizer.version, options.group_order, options.damp, options.second_pass,
@@ -101,7 +103,11 @@ std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan,
                     .dump());
   const at::Tensor ids = windows.contiguous();
   digest.update(std::as_bytes(std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))));
-  for (const TensorPlan& tensor : plan) add_tensor(digest, source, tensor);
+  std::vector<std::string> tensors(plan.size());
+  context.threads.run(static_cast<int64_t>(plan.size()), [&](int64_t i) {
+    tensors[static_cast<size_t>(i)] = digest_of(source, plan[static_cast<size_t>(i)]);
+  });
+  for (const std::string& tensor : tensors) digest.update(tensor);
   return digest.hex();
 }
 

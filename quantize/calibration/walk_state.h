@@ -14,9 +14,10 @@
 
 namespace retort {
 
-// Everything that the result depends on, as a digest: weights, plan, method and options, calibration tokens.
+// Everything that the result depends on, as a digest: weights, plan, method and options, calibration tokens. It is the
+// same for any number of threads.
 std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
-                    const at::Tensor& windows);
+                    const at::Tensor& windows, const Context& context);
 
 // In `directory`: for each finished layer what was solved, before rows are divided (awq/folding.h). State of another
 // key is removed. The text's hidden states are not kept: the solved layers give them again.

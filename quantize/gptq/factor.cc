@@ -25,12 +25,6 @@ std::vector<int64_t> solve_order(const std::vector<float>& diagonal, bool by_act
   return order;
 }
 
-at::Tensor permuted(const at::Tensor& matrix, const std::vector<int64_t>& order) {
-  if (std::ranges::is_sorted(order)) return matrix.clone();
-  const at::Tensor index = at::tensor(order);
-  return matrix.index_select(0, index).index_select(1, index);
-}
-
 // A dead column has nothing to say about its weights: its entry becomes 1 and the solver sets the weights to 0.
 std::vector<uint8_t> revive_dead(std::vector<float>& diagonal) {
   std::vector<uint8_t> dead(diagonal.size());
@@ -39,22 +33,40 @@ std::vector<uint8_t> revive_dead(std::vector<float>& diagonal) {
   return dead;
 }
 
-at::Tensor damped(const at::Tensor& hessian, const std::vector<float>& diagonal, const std::vector<int64_t>& order,
-                  double added) {
-  const at::Tensor matrix = permuted(hessian, order);
+constexpr int64_t kRows = 64;  // of a matrix, for one thread
+
+// The upper half, in the order of the solve; the lower one is never read.
+at::Tensor damped(const InputStatistics& statistics, const std::vector<float>& diagonal,
+                  const std::vector<int64_t>& order, double added, const Context& context) {
+  const auto n = static_cast<int64_t>(order.size());
+  const at::Tensor matrix = at::empty({n, n}, at::kFloat);
   float* entries = matrix.mutable_data_ptr<float>();
-  for (size_t place = 0; place < order.size(); ++place)
-    entries[place * (order.size() + 1)] = diagonal[static_cast<size_t>(order[place])] + static_cast<float>(added);
+  context.threads.run_ranges(n, kRows, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t column = order[static_cast<size_t>(row)];
+      const float* moments = statistics.second_moment.data() + column * n;
+      float* out = entries + row * n;
+      for (int64_t i = row; i < n; ++i) out[i] = moments[order[static_cast<size_t>(i)]];
+      out[row] = diagonal[static_cast<size_t>(column)] + static_cast<float>(added);
+    }
+  });
   return matrix;
 }
 
-// Splits R = F diag(sqrt(pivots)) in place.
-std::vector<float> take_pivots(at::Tensor& factor) {
-  const at::Tensor root = factor.diagonal().clone();
-  factor.div_(root).triu_();
-  const at::Tensor pivots = root.square();
-  const float* values = pivots.const_data_ptr<float>();
-  return {values, values + pivots.numel()};
+// Splits R = F diag(sqrt(pivots)) in place, and clears the lower half.
+std::vector<float> take_pivots(at::Tensor& factor, const Context& context) {
+  const int64_t n = factor.size(0);
+  float* entries = factor.mutable_data_ptr<float>();
+  std::vector<float> roots, pivots;
+  for (int64_t i = 0; i < n; ++i) roots.push_back(entries[i * (n + 1)]);
+  for (const float root : roots) pivots.push_back(root * root);
+  context.threads.run_ranges(n, kRows, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      std::fill_n(entries + row * n, row, 0.0f);
+      for (int64_t i = row; i < n; ++i) entries[row * n + i] /= roots[static_cast<size_t>(i)];
+    }
+  });
+  return pivots;
 }
 
 }  // namespace
@@ -69,15 +81,14 @@ HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOpti
     result.failure = "the activations hold NaN or infinity";
     return result;
   }
-  const at::Tensor hessian = at::from_blob(const_cast<float*>(statistics.second_moment.data()), {n, n}, at::kFloat);
   std::vector<float> diagonal = statistics.diagonal();
   result.dead = revive_dead(diagonal);
   result.order = solve_order(diagonal, options.activation_order, last);
   const double mean = std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(n);
   for (double damp = options.damp; damp <= kLargestDamp; damp = std::max(2 * damp, 1e-3)) {
-    at::Tensor factor = damped(hessian, diagonal, result.order, damp * mean);
+    at::Tensor factor = damped(statistics, diagonal, result.order, damp * mean, context);
     if (!factor_upper(factor, context)) continue;
-    result.pivots = take_pivots(factor);
+    result.pivots = take_pivots(factor, context);
     result.feedback = factor;
     result.damp = damp;
     for (const float entry : diagonal) result.diagonal.push_back(entry + static_cast<float>(damp * mean));

@@ -303,7 +303,7 @@ Json tune(const ModelSource& source, std::span<SolvedTensor> tensors, const Quan
                           context};
   std::vector<TensorPlan> plans;
   for (const SolvedTensor& tensor : tensors) plans.push_back(*tensor.plan);
-  const std::string key = run_key(source, plans, options, ids) + key_of(tensors);
+  const std::string key = run_key(source, plans, options, ids, context) + key_of(tensors);
   Json report = Json::array();
   for (const Phase& phase : phases_of(options)) {
     const TuningState kept(state / (phase.codes ? "tuning-codes.h5" : "tuning-scales.h5"),
