@@ -19,18 +19,15 @@ Scheme four_bits(Scheme scheme) {
 class AwqExporter : public ModuleCheckpoint {
  public:
   explicit AwqExporter(const ModelSource& source)
-      : ModuleCheckpoint(source), scheme_(four_bits(uniform_scheme(source))), layout_(packed_format("awq")) {}
+      : ModuleCheckpoint(source, packed_format("awq"), /*row_axis=*/1), scheme_(four_bits(uniform_scheme(source))) {}
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     if (!groups_in_order(m)) return "columns in activation order have no place in the GEMM layout";
-    return refuses_uniform(planned, m, scheme_, layout_);
+    return refuses_uniform(planned, m, scheme_, layout());
   }
 
  protected:
-  int row_axis() const override { return 1; }
-  std::vector<PackedPart> parts_of(const PlannedTensor&, QuantizedMatrix matrix) override {
-    return layout_.pack(in_uniform(std::move(matrix), scheme_));
-  }
+  QuantizedMatrix restated(QuantizedMatrix rows) override { return in_uniform(std::move(rows), scheme_); }
 
   void describe(Json& config) override {
     config["quantization_config"] = settings();
@@ -58,7 +55,6 @@ class AwqExporter : public ModuleCheckpoint {
   }
 
   const Scheme scheme_;
-  const PackedFormat& layout_;
 };
 
 }  // namespace

@@ -41,29 +41,27 @@ Json weights_json(const Scheme& scheme) {
 class CompressedTensorsExporter : public ModuleCheckpoint {
  public:
   explicit CompressedTensorsExporter(const ModelSource& source)
-      : ModuleCheckpoint(source), layout_(packed_format("compressed-tensors")) {
+      : ModuleCheckpoint(source, packed_format("compressed-tensors"), /*row_axis=*/0) {
     uniform_scheme(source);  // refuses a model without integers
   }
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     if (planned.rule->input == Input::kNone) return "only the linear weights of layers have a place in it";
-    return layout_.refuses(m);
+    return layout().refuses(m);
   }
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
     ModuleCheckpoint::begin(path, plan);
-    for (const PlannedTensor& planned : plan)
+    for (const PlannedTensor& planned : plan) {
       if (planned.dense) widen(*planned.dense);
+      if (!planned.dense) modules_of(settings_scheme(planned.tensor->scheme)).push_back(module_name(planned));
+    }
   }
 
  protected:
-  std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) override {
-    modules_of(settings_scheme(matrix.scheme)).push_back(module_name(planned));
-    std::vector<PackedPart> parts = layout_.pack(matrix);
-    // Scales in BF16 are F16 numbers as well: they survive in a model of either type.
-    for (const PackedPart& part : parts)
-      if (part.dtype == DType::kF16) widen(DType::kF16);
-    return parts;
+  // Scales in BF16 are F16 numbers as well: they survive in a model of either type.
+  void stored(const PackedPart& part) override {
+    if (part.dtype == DType::kF16) widen(DType::kF16);
   }
 
   void describe(Json& config) override {
@@ -102,7 +100,6 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
             {"global_compression_ratio", nullptr}};
   }
 
-  const PackedFormat& layout_;
   std::vector<ConfigGroup> groups_;
   std::optional<DType> type_;
 };

@@ -70,11 +70,10 @@ class GgufExporter : public ArtifactWriter {
     const ModelTensor& tensor = *planned.tensor;
     if (!planned.dense) return write_blocks(planned, threads);
     const auto append = [&](std::span<const std::byte> bytes) { writer_->append(bytes); };
-    if (!is_permuted(planned)) return stream_dense(source_, tensor, *planned.dense, append, threads);
-    const auto bytes = read_dense(source_, tensor, *planned.dense, threads);
-    const size_t row_bytes = bytes.size() / static_cast<size_t>(tensor.rows());
-    for (const int64_t row : row_order(tensor))
-      append(std::span(bytes).subspan(static_cast<size_t>(row) * row_bytes, row_bytes));
+    const int64_t head_dim = source_.config().head_dim;
+    const std::vector<int64_t> order =
+        is_permuted(planned) ? interleaved_order(head_dim, head_dim) : std::vector<int64_t>{};
+    stream_dense(source_, tensor, *planned.dense, append, threads, order);
   }
 
   void finish() override { writer_->finish(); }
@@ -104,21 +103,18 @@ class GgufExporter : public ArtifactWriter {
     return source_.config().family->gguf_interleaved_rope && (role == Role::kQuery || role == Role::kKey);
   }
 
-  std::vector<int64_t> row_order(const ModelTensor& tensor) const {
-    return interleaved_order(tensor.rows(), source_.config().head_dim);
-  }
-
   void write_blocks(const PlannedTensor& planned, ThreadPool& threads) {
     const Scheme& scheme = planned.tensor->scheme;
     const PackedFormat& format = packed_format(name_of(block_scheme(scheme)));
     const int64_t head_dim = source_.config().head_dim;
     const bool permuted = is_permuted(planned);
-    const auto pack = [&](QuantizedMatrix rows, int64_t) {
+    const auto restate = [&](QuantizedMatrix rows) {
       if (scheme.has_zeros()) rows = regrouped(rows, centred(scheme));
       if (permuted) rows = permute_rows(rows, interleaved_order(rows.rows, head_dim));  // whole heads
-      return format.pack(rows);
+      return rows;
     };
-    stream_packed(source_, *planned.tensor, {.multiple = permuted ? head_dim : 1, .row_axis = 0, .pack = pack},
+    stream_packed(source_, *planned.tensor,
+                  {.format = format, .multiple = permuted ? head_dim : 1, .row_axis = 0, .restate = restate},
                   {[](const PackedPart&) {}, [&](std::span<const std::byte> bytes) { writer_->append(bytes); }},
                   threads);
   }

@@ -13,18 +13,17 @@ namespace {
 
 class GptqExporter : public ModuleCheckpoint {
  public:
-  explicit GptqExporter(const ModelSource& source)
-      : ModuleCheckpoint(source), scheme_(uniform_scheme(source)), layout_(packed_format(version())) {}
+  GptqExporter(const ModelSource& source, const Scheme& scheme)
+      : ModuleCheckpoint(source, packed_format(version_of(scheme)), /*row_axis=*/1), scheme_(scheme) {}
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
-    return refuses_uniform(planned, m, scheme_, layout_);
+    return refuses_uniform(planned, m, scheme_, layout());
   }
 
  protected:
-  int row_axis() const override { return 1; }
-  std::vector<PackedPart> parts_of(const PlannedTensor&, QuantizedMatrix matrix) override {
-    if (!groups_in_order(matrix)) activation_order_ = true;
-    return layout_.pack(in_uniform(std::move(matrix), scheme_));
+  QuantizedMatrix restated(QuantizedMatrix rows) override {
+    if (!groups_in_order(rows)) activation_order_ = true;
+    return in_uniform(std::move(rows), scheme_);
   }
 
   void describe(Json& config) override {
@@ -33,7 +32,7 @@ class GptqExporter : public ModuleCheckpoint {
   }
 
  private:
-  const char* version() const { return scheme_.symmetric ? "gptq" : "gptq_v2"; }
+  static const char* version_of(const Scheme& scheme) { return scheme.symmetric ? "gptq" : "gptq_v2"; }
 
   Json settings() const {
     Json json{{"quant_method", "gptq"},
@@ -43,7 +42,7 @@ class GptqExporter : public ModuleCheckpoint {
               {"sym", scheme_.symmetric},
               {"lm_head", false},
               {"true_sequential", false},
-              {"checkpoint_format", version()},
+              {"checkpoint_format", version_of(scheme_)},
               {"pack_dtype", "int32"}};
     // GPTQModel's way to say that a module is not quantized.
     for (const std::string& module : dense_modules()) json["dynamic"]["-:^" + escaped(module) + "$"] = Json::object();
@@ -59,14 +58,13 @@ class GptqExporter : public ModuleCheckpoint {
   }
 
   const Scheme scheme_;
-  const PackedFormat& layout_;
   std::atomic<bool> activation_order_ = false;
 };
 
 }  // namespace
 
 std::unique_ptr<ArtifactWriter> make_gptq_writer(const ModelSource& source, const ExportOptions&) {
-  return std::make_unique<GptqExporter>(source);
+  return std::make_unique<GptqExporter>(source, uniform_scheme(source));
 }
 
 }  // namespace retort

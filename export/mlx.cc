@@ -83,7 +83,7 @@ void restate(Json& config, const ModelConfig& c) {
 
 class MlxExporter : public ModuleCheckpoint {
  public:
-  explicit MlxExporter(const ModelSource& source) : ModuleCheckpoint(source), layout_(packed_format("mlx")) {
+  explicit MlxExporter(const ModelSource& source) : ModuleCheckpoint(source, packed_format("mlx"), /*row_axis=*/0) {
     check_model(source.config());
     require_integers(source);
   }
@@ -98,15 +98,23 @@ class MlxExporter : public ModuleCheckpoint {
                                 .scales = m.scales,
                                 .zeros = m.zeros,
                                 .column_group = {}};
-    return layout_.refuses(shape);
+    return layout().refuses(shape);
+  }
+
+  void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
+    ModuleCheckpoint::begin(path, plan);
+    for (const PlannedTensor& planned : plan) {
+      if (planned.dense) continue;
+      const Scheme scheme = mlx_scheme(planned.tensor->scheme, planned.tensor->cols());
+      modules_.push_back({module_name(planned), {{"group_size", scheme.group}, {"bits", scheme.bits}}});
+      ++uses_[modules_.back().settings];
+    }
   }
 
  protected:
-  std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) override {
-    const Scheme scheme = mlx_scheme(matrix.scheme, matrix.cols);
-    modules_.push_back({module_name(planned), {{"group_size", scheme.group}, {"bits", scheme.bits}}});
-    ++uses_[modules_.back().settings];
-    return layout_.pack(in_uniform(std::move(matrix), scheme));
+  QuantizedMatrix restated(QuantizedMatrix rows) override {
+    const Scheme scheme = mlx_scheme(rows.scheme, rows.cols);
+    return in_uniform(std::move(rows), scheme);
   }
 
   // The settings of most modules, and by name those of the others.
@@ -127,7 +135,6 @@ class MlxExporter : public ModuleCheckpoint {
     Json settings;
   };
 
-  const PackedFormat& layout_;
   std::vector<Module> modules_;
   std::map<Json, int64_t> uses_;
 };

@@ -9,6 +9,11 @@
 #include "export/tensors.h"
 
 namespace retort {
+namespace {
+
+constexpr int64_t kRows = 32;  // whose zero points fill whole words, whatever their width
+
+}  // namespace
 
 std::string module_name(const PlannedTensor& planned) {
   const std::string& name = planned.tensor->name;
@@ -85,12 +90,15 @@ void ModuleCheckpoint::write(const PlannedTensor& planned, ThreadPool& threads) 
     return stream_dense(
         source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }, threads);
   }
-  const auto pack = [&](QuantizedMatrix rows, int64_t) { return parts_of(planned, std::move(rows)); };
   const auto begin = [&](const PackedPart& part) {
     weights_->begin(module_name(planned) + "." + std::string(part.name), part.dtype, part.shape);
+    stored(part);
   };
   stream_packed(source_, tensor,
-                {.multiple = row_axis() < 0 ? tensor.rows() : 32, .row_axis = std::max(row_axis(), 0), .pack = pack},
+                {.format = layout_,
+                 .multiple = tensor.rows() % kRows == 0 ? kRows : tensor.rows(),
+                 .row_axis = row_axis_,
+                 .restate = [&](QuantizedMatrix rows) { return restated(std::move(rows)); }},
                 {begin, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }}, threads);
 }
 

@@ -31,22 +31,26 @@ class ModuleCheckpoint : public ArtifactWriter {
   void finish() override;
 
  protected:
-  explicit ModuleCheckpoint(const ModelSource& source) : source_(source) {}
-  // Along which axis of two-dimensional parts the rows of the matrix lie: they are then made and joined a run of 32
-  // rows or several at a time. Below 0: parts_of needs the whole matrix.
-  virtual int row_axis() const { return -1; }
-  // The tensors of one matrix, or of a run of its rows, named without the module. Several threads make runs.
-  virtual std::vector<PackedPart> parts_of(const PlannedTensor& planned, QuantizedMatrix matrix) = 0;
+  // `row_axis`: of two-dimensional parts of the layout, the one along which the rows of the matrix lie.
+  ModuleCheckpoint(const ModelSource& source, const PackedFormat& layout, int row_axis)
+      : source_(source), layout_(layout), row_axis_(row_axis) {}
+  // A run of rows as the layout is to hold it. Called by several threads.
+  virtual QuantizedMatrix restated(QuantizedMatrix rows) { return rows; }
+  // Told of each tensor that holds a part of a matrix.
+  virtual void stored(const PackedPart&) {}
   // Called when all tensors are written: adds to config.json, and writes other files.
   virtual void describe(Json& config) = 0;
 
   const ModelSource& source() const { return source_; }
+  const PackedFormat& layout() const { return layout_; }
   const std::filesystem::path& directory() const { return directory_; }
   const std::vector<std::string>& dense_modules() const { return dense_modules_; }  // linear weights of layers
   const std::vector<std::string>& notes() const { return notes_; }                  // fallback_notes
 
  private:
   const ModelSource& source_;
+  const PackedFormat& layout_;
+  const int row_axis_;
   std::filesystem::path directory_;
   std::unique_ptr<SafetensorsWriter> weights_;
   std::vector<std::string> dense_modules_, notes_;

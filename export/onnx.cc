@@ -81,9 +81,7 @@ class OnnxExporter : public ArtifactWriter {
       begin_tensor();
     };
     stream_packed(source_, *planned.tensor,
-                  {.multiple = whole ? rows : 32,
-                   .row_axis = transposed ? 1 : 0,
-                   .pack = [&](QuantizedMatrix run, int64_t) { return format.pack(run); }},
+                  {.format = format, .multiple = whole ? rows : 32, .row_axis = transposed ? 1 : 0},
                   {begin, [&](std::span<const std::byte> bytes) { data_->write(bytes); }}, threads);
     end();
   }

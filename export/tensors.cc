@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
@@ -14,7 +16,6 @@ namespace {
 
 // Small enough that all that is made of a run stays in a core's own cache.
 constexpr int64_t kRunElements = int64_t{1} << 18;
-constexpr int kRunsPerThread = 4;  // made before any of them is handed on
 
 int64_t rows_in_run(const ModelTensor& tensor) {
   return std::max<int64_t>(1, kRunElements / std::max<int64_t>(1, tensor.cols()));
@@ -22,51 +23,92 @@ int64_t rows_in_run(const ModelTensor& tensor) {
 
 constexpr uint64_t kRunBytes = uint64_t{8} * kRunElements;  // codes and what is packed, or float32 and what it becomes
 
-// Makes the runs of `step` rows by all threads, some at a time, and hands them on in their order.
+// Lets threads that work side by side through one after the other, in the order of their numbers.
+class Turns {
+ public:
+  // Calls `body` when those of all lower numbers have returned. After an exception in one, the others do nothing.
+  template <typename Body>
+  void take(int64_t number, const Body& body) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return failed_ || next_ == number; });
+    if (failed_) return;
+    body();
+    ++next_;
+    changed_.notify_all();
+  }
+  void fail() {
+    const std::lock_guard lock(mutex_);
+    failed_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t next_ = 0;
+  bool failed_ = false;
+};
+
+// Makes the runs of `step` rows by all threads. Each hands on what it has made, in the order of the runs: no thread
+// waits for another while there is something to make.
 template <typename Make, typename Take>
 void in_order(const ModelTensor& tensor, int64_t step, ThreadPool& threads, const Make& make, const Take& take) {
-  const int64_t runs = (tensor.rows() + step - 1) / step;
-  std::vector<decltype(make(int64_t{}, int64_t{}))> made(
-      static_cast<size_t>(std::min<int64_t>(runs, threads.size() * kRunsPerThread)));
-  const auto rows = [&](int64_t run) { return std::min(step, tensor.rows() - run * step); };
-  for (int64_t begin = 0; begin < runs; begin += static_cast<int64_t>(made.size())) {
-    const int64_t count = std::min<int64_t>(static_cast<int64_t>(made.size()), runs - begin);
-    threads.run(count, [&](int64_t i) { made[static_cast<size_t>(i)] = make((begin + i) * step, rows(begin + i)); });
-    for (int64_t i = 0; i < count; ++i) take(made[static_cast<size_t>(i)], (begin + i) * step, rows(begin + i));
-  }
+  Turns turns;
+  threads.run((tensor.rows() + step - 1) / step, [&](int64_t run) {
+    const int64_t first = run * step;
+    try {
+      const auto made = make(first, std::min(step, tensor.rows() - first));
+      turns.take(run, [&] { take(made); });
+    } catch (...) {
+      turns.fail();
+      throw;
+    }
+  });
 }
 
 }  // namespace
 
-uint64_t streaming_bytes(const ThreadPool& threads) {
-  return static_cast<uint64_t>(threads.size() * kRunsPerThread) * kRunBytes;
+uint64_t streaming_bytes(const ThreadPool& threads) { return static_cast<uint64_t>(threads.size()) * kRunBytes; }
+
+namespace {
+
+std::vector<std::byte> read_rows(const ModelSource& source, const ModelTensor& tensor, DType type, int64_t first,
+                                 int64_t count) {
+  const auto elements = static_cast<size_t>(count * tensor.cols());
+  std::vector<std::byte> bytes(elements * size_of(type));
+  if (tensor.scheme.dense == type) {
+    source.read_dense(tensor, first, count, bytes);
+    return bytes;
+  }
+  std::vector<float> values(elements);
+  source.read_f32(tensor, first, count, values);
+  encode_from_f32(type, values, bytes);
+  return bytes;
 }
+
+// Each block of order.size() rows in that order.
+std::vector<std::byte> reordered(const std::vector<std::byte>& rows, size_t row_bytes, std::span<const int64_t> order) {
+  std::vector<std::byte> out;
+  out.reserve(rows.size());
+  for (size_t block = 0; block < rows.size(); block += order.size() * row_bytes)
+    for (const int64_t row : order) {
+      const auto from = rows.begin() + static_cast<ptrdiff_t>(block + static_cast<size_t>(row) * row_bytes);
+      out.insert(out.end(), from, from + static_cast<ptrdiff_t>(row_bytes));
+    }
+  return out;
+}
+
+}  // namespace
 
 void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
-                  ThreadPool& threads) {
+                  ThreadPool& threads, std::span<const int64_t> order) {
+  const auto block = std::max<int64_t>(1, static_cast<int64_t>(order.size()));
+  const int64_t step = std::max(block, rows_in_run(tensor) / block * block);
   const auto make = [&](int64_t first, int64_t count) {
-    const auto elements = static_cast<size_t>(count * tensor.cols());
-    std::vector<std::byte> bytes(elements * size_of(type));
-    if (tensor.scheme.dense == type) {
-      source.read_dense(tensor, first, count, bytes);
-    } else {
-      std::vector<float> values(elements);
-      source.read_f32(tensor, first, count, values);
-      encode_from_f32(type, values, bytes);
-    }
-    return bytes;
+    std::vector<std::byte> rows = read_rows(source, tensor, type, first, count);
+    return order.empty() ? rows : reordered(rows, rows.size() / static_cast<size_t>(count), order);
   };
-  in_order(tensor, rows_in_run(tensor), threads, make,
-           [&](const std::vector<std::byte>& bytes, int64_t, int64_t) { sink(bytes); });
-}
-
-std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type,
-                                  ThreadPool& threads) {
-  std::vector<std::byte> all;
-  all.reserve(static_cast<size_t>(tensor.elements()) * size_of(type));
-  const auto append = [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); };
-  stream_dense(source, tensor, type, append, threads);
-  return all;
+  in_order(tensor, step, threads, make, sink);
 }
 
 namespace {
@@ -124,7 +166,8 @@ void stream_packed(const ModelSource& source, const ModelTensor& tensor, const P
                    ThreadPool& threads) {
   const int64_t step = std::max(runs.multiple, rows_in_run(tensor) / runs.multiple * runs.multiple);
   const auto pack = [&](int64_t first, int64_t count) {
-    return runs.pack(source.read_quantized_rows(tensor, first, count), first);
+    QuantizedMatrix rows = source.read_quantized_rows(tensor, first, count);
+    return runs.format.pack_rows(runs.restate ? runs.restate(std::move(rows)) : rows);
   };
   const int64_t leading = std::min(step, tensor.rows());
   std::vector<PackedPart> lead = pack(0, leading);
@@ -137,9 +180,10 @@ void stream_packed(const ModelSource& source, const ModelTensor& tensor, const P
         joiner.place(parts, first);
         return std::move(parts.front().bytes);
       },
-      [&](const std::vector<std::byte>& bytes, int64_t, int64_t) {
+      [&](const std::vector<std::byte>& bytes) {
         if (joiner.streamed() != nullptr) sink.append(bytes);
       });
+  if (runs.format.finish_parts) runs.format.finish_parts(joiner.joined(), tensor.rows(), tensor.cols());
   for (PackedPart& part : joiner.joined()) {
     const std::vector<std::byte> bytes = std::move(part.bytes);
     sink.begin(part);
@@ -158,7 +202,7 @@ void check_f16_range(const ModelSource& source, const ModelTensor& tensor, const
     for (const float value : values) most = std::isfinite(value) && std::abs(value) > std::abs(most) ? value : most;
     return most;
   };
-  in_order(tensor, rows_in_run(tensor), threads, largest, [&](float value, int64_t, int64_t) {
+  in_order(tensor, rows_in_run(tensor), threads, largest, [&](float value) {
     if (std::abs(value) >= kFirstInfinite)
       fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16", remedy);
   });

@@ -17,12 +17,11 @@ uint64_t streaming_bytes(const ThreadPool& threads);
 
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 
-// The tensor's rows as `type`, a few MiB at a time. `sink` is called by the calling thread alone.
+// The tensor's rows as `type`, some at a time. `sink` is called in their order by whichever thread made them, one at a
+// time.
+// With `order`, each block of order.size() rows comes in that order; the tensor has whole blocks.
 void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
-                  ThreadPool& threads);
-// The whole tensor as `type`.
-std::vector<std::byte> read_dense(const ModelSource& source, const ModelTensor& tensor, DType type,
-                                  ThreadPool& threads);
+                  ThreadPool& threads, std::span<const int64_t> order = {});
 // Throws, with the remedy, when a finite value of the tensor is infinite as f16.
 void check_f16_range(const ModelSource& source, const ModelTensor& tensor, const std::string& remedy,
                      ThreadPool& threads);
@@ -33,10 +32,11 @@ QuantizedMatrix regrouped(const QuantizedMatrix& matrix, const Scheme& scheme);
 
 // How a tensor becomes parts a few MiB at a time.
 struct PackedRuns {
+  const PackedFormat& format;
   int64_t multiple = 32;  // of rows in a run, but for the last
   int row_axis = 0;       // of parts of two dimensions and more: 0, the first, or 1, the last; others are of all rows
-  // The parts of rows [first, first + rows.rows): the same names and types for every run. Called by all threads.
-  std::function<std::vector<PackedPart>(QuantizedMatrix rows, int64_t first)> pack;
+  // What is packed in place of a run of rows; empty: they themselves. Called by all threads.
+  std::function<QuantizedMatrix(QuantizedMatrix rows)> restate = {};
 };
 // A part of the whole tensor: told first by its name, type and shape, then its bytes.
 struct PartSink {

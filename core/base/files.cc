@@ -8,11 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <sstream>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -107,105 +104,45 @@ void write_text_file(const fs::path& path, std::string_view text) {
   fs::rename(temporary, path);
 }
 
-// Two buffers: while one is filled, a thread of its own writes the other. A file that fits into one needs no thread.
 struct OutputFile::Impl {
-  static constexpr size_t kBuffer = size_t{4} << 20;
+  static constexpr size_t kBuffer = size_t{64} << 10;  // pieces of this size and more go past the buffer
 
   explicit Impl(const fs::path& file_path)
       : path(file_path), file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
     if (file < 0) fail_errno("write", path);
   }
   ~Impl() {
-    stop_thread();
     if (file >= 0) ::close(file);
   }
 
   void append(std::span<const std::byte> bytes) {
+    if (buffer.size() + bytes.size() > kBuffer) flush();
+    if (bytes.size() >= kBuffer) return write_all(bytes);
+    buffer.insert(buffer.end(), bytes.begin(), bytes.end());
+  }
+
+  void flush() {
+    write_all(buffer);
+    buffer.clear();
+  }
+
+  void write_all(std::span<const std::byte> bytes) const {
     while (!bytes.empty()) {
-      const auto piece = bytes.first(std::min(bytes.size(), kBuffer - filling.size()));
-      filling.insert(filling.end(), piece.begin(), piece.end());
-      bytes = bytes.subspan(piece.size());
-      if (filling.size() == kBuffer) hand_over();
+      const ssize_t written = ::write(file, bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_errno("write", path);
+      bytes = bytes.subspan(static_cast<size_t>(written));
     }
   }
 
-  // What was appended is in the file.
-  void flush() {
-    if (!filling.empty()) hand_over();
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return writing.empty(); });
-    check_error();
-  }
-
   void close() {
-    thread.joinable() ? flush() : write_now(filling);
-    stop_thread();
+    flush();
     if (::close(std::exchange(file, -1)) != 0) fail_errno("write", path);
-  }
-
-  void write_now(std::span<const std::byte> bytes) {
-    error = write_all(bytes);
-    check_error();
-  }
-  void check_error() const {
-    if (error != 0) fail_with(error, "write", path);
   }
 
   fs::path path;
   int file;
-
- private:
-  void hand_over() {
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return writing.empty(); });
-    check_error();
-    std::swap(filling, writing);
-    filling.reserve(kBuffer);
-    if (!thread.joinable()) thread = std::thread([this] { write_buffers(); });
-    changed.notify_all();
-  }
-
-  void write_buffers() {
-    std::unique_lock lock(mutex);
-    while (true) {
-      changed.wait(lock, [&] { return !writing.empty() || stop; });
-      if (writing.empty()) return;
-      lock.unlock();
-      const int result = write_all(writing);
-      lock.lock();
-      if (error == 0) error = result;
-      writing.clear();
-      changed.notify_all();
-    }
-  }
-
-  // 0, or the error's number.
-  int write_all(std::span<const std::byte> bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t written = ::write(file, bytes.data(), bytes.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return errno;
-      bytes = bytes.subspan(static_cast<size_t>(written));
-    }
-    return 0;
-  }
-
-  void stop_thread() {
-    if (!thread.joinable()) return;
-    {
-      const std::lock_guard lock(mutex);
-      stop = true;
-    }
-    changed.notify_all();
-    thread.join();
-  }
-
-  std::vector<std::byte> filling, writing;  // `writing`, `error` and `stop` under the mutex once there is a thread
-  int error = 0;
-  bool stop = false;
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::thread thread;
+  std::vector<std::byte> buffer;
 };
 
 OutputFile::OutputFile(const fs::path& path) : impl_(std::make_unique<Impl>(path)) {}
@@ -228,7 +165,7 @@ void OutputFile::overwrite(uint64_t position, std::span<const std::byte> bytes) 
   if (position + bytes.size() > position_) fail("write", impl_->path.string(), "only written bytes can be replaced");
   impl_->flush();
   if (::lseek(impl_->file, static_cast<off_t>(position), SEEK_SET) < 0) fail_errno("write", impl_->path);
-  impl_->write_now(bytes);
+  impl_->write_all(bytes);
   if (::lseek(impl_->file, 0, SEEK_END) < 0) fail_errno("write", impl_->path);
 }
 

@@ -40,8 +40,7 @@ std::string read_corpus(const std::filesystem::path& path);
 // Writes `text` under a temporary name beside `path` and renames it.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
 
-// Buffered sequential output, written by a thread of its own while its user goes on. A short write (a full disk) is an
-// Error naming the file, thrown by one of the calls that follow it, at the latest by close().
+// Buffered sequential output. A short write (a full disk) is an Error naming the file, thrown at the latest by close().
 class OutputFile {
  public:
   explicit OutputFile(const std::filesystem::path& path);

@@ -16,7 +16,7 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
-  // Calls body(i) for every i in [0, count), each once, in any order, from size() threads (the caller is one).
+  // Calls body(i) for every i in [0, count), each once, begun in rising order, from size() threads (the caller is one).
   // Returns when all are done. The first exception is rethrown after the others have finished. Not reentrant.
   void run(int64_t count, const std::function<void(int64_t)>& body);
   // Calls body(first, last) for consecutive ranges of at most `grain` indices of [0, count).

@@ -29,12 +29,6 @@ PackedPart codes_part(const QuantizedMatrix& m) {
   return part;
 }
 
-// bf16 is what most models compute in: scales that it holds survive there.
-PackedPart scales_part(const QuantizedMatrix& m) {
-  const bool bf16 = std::ranges::all_of(m.scales, [](float s) { return bf16_to_f32(f32_to_bf16(s)) == s; });
-  return floats_part("weight_scale", bf16 ? DType::kBF16 : DType::kF16, {m.rows, m.groups()}, m.scales);
-}
-
 std::string refuses(const QuantizedMatrix& m) {
   if (!m.scheme.is_plain()) return "compressed-tensors packs integers times one scale";
   if (m.scheme.bits > 4 && m.scheme.bits != 8)
@@ -44,12 +38,12 @@ std::string refuses(const QuantizedMatrix& m) {
   return {};
 }
 
-std::vector<PackedPart> pack(const QuantizedMatrix& m) {
+std::vector<PackedPart> pack_rows(const QuantizedMatrix& m) {
   const int bits = m.scheme.bits;
   const int64_t groups = m.groups(), zero_words = words_for(m.rows, bits);
   std::vector<PackedPart> parts;
   parts.push_back(codes_part(m));
-  parts.push_back(scales_part(m));
+  parts.push_back(floats_part("weight_scale", DType::kF16, {m.rows, m.groups()}, m.scales));
   parts.push_back(make_part("weight_shape", DType::kI64, {2}, std::vector<int64_t>{m.rows, m.cols}));
   if (!m.zeros.empty()) {
     std::vector<uint32_t> zeros(static_cast<size_t>(zero_words * groups));
@@ -58,6 +52,18 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
     parts.push_back(make_part("weight_zero_point", DType::kI32, {zero_words, groups}, zeros));
   }
   return parts;
+}
+
+bool all_bf16(const std::vector<float>& values) {
+  return std::ranges::all_of(values, [](float v) { return bf16_to_f32(f32_to_bf16(v)) == v; });
+}
+
+// bf16 is what most models compute in: scales that it holds survive there.
+void finish_parts(std::span<PackedPart> parts, int64_t rows, int64_t cols) {
+  for (PackedPart& part : parts) {
+    if (part.name == "weight_shape") part = make_part(part.name, part.dtype, part.shape, std::vector{rows, cols});
+    if (part.name == "weight_scale" && all_bf16(floats_of(part))) restate(part, DType::kBF16);
+  }
 }
 
 // Packed or, as earlier versions of the library wrote them, one signed byte each.
@@ -99,6 +105,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
 
 }  // namespace
 
-const PackedFormat kCompressedTensorsFormat{"compressed-tensors", refuses, pack, unpack};
+const PackedFormat kCompressedTensorsFormat{"compressed-tensors",     refuses,     pack_rows, unpack,
+                                            /*holds_outliers=*/false, finish_parts};
 
 }  // namespace retort

@@ -34,7 +34,7 @@ std::string refuses(const QuantizedMatrix& m) {
   return {};
 }
 
-std::vector<PackedPart> pack(const QuantizedMatrix& m) {
+std::vector<PackedPart> pack_rows(const QuantizedMatrix& m) {
   const int64_t row_bytes = row_bytes_of(m.cols, m.scheme.bits);
   std::vector<PackedPart> parts;
   PackedPart& codes = parts.emplace_back(blank_part("weight", DType::kU32, {m.rows, row_bytes * 8 / kWordBits}));
@@ -43,10 +43,15 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
              elements_of<uint8_t>(codes).data() + r * row_bytes);
   std::vector<float> biases(m.scales.size());
   for (size_t i = 0; i < biases.size(); ++i) biases[i] = bias_of(m, i);
-  const DType type = all_f16(biases) && all_f16(m.scales) ? DType::kF16 : DType::kF32;
-  parts.push_back(floats_part("scales", type, {m.rows, m.groups()}, m.scales));
-  parts.push_back(floats_part("biases", type, {m.rows, m.groups()}, biases));
+  parts.push_back(floats_part("scales", DType::kF32, {m.rows, m.groups()}, m.scales));
+  parts.push_back(floats_part("biases", DType::kF32, {m.rows, m.groups()}, biases));
   return parts;
+}
+
+void finish_parts(std::span<PackedPart> parts, int64_t, int64_t) {
+  const auto floats = parts.last(2);
+  if (std::ranges::all_of(floats, [](const PackedPart& part) { return all_f16(floats_of(part)); }))
+    for (PackedPart& part : floats) restate(part, DType::kF16);
 }
 
 // The zero points that the biases stand for, when they stand for any.
@@ -82,6 +87,6 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
 
 }  // namespace
 
-const PackedFormat kMlxFormat{"mlx", refuses, pack, unpack};
+const PackedFormat kMlxFormat{"mlx", refuses, pack_rows, unpack, /*holds_outliers=*/false, finish_parts};
 
 }  // namespace retort

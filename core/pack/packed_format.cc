@@ -10,6 +10,12 @@ std::string PackedFormat::refuses(const QuantizedMatrix& matrix) const {
   return reason.empty() ? refuses_layout(matrix) : reason;
 }
 
+std::vector<PackedPart> PackedFormat::pack(const QuantizedMatrix& matrix) const {
+  std::vector<PackedPart> parts = pack_rows(matrix);
+  if (finish_parts != nullptr) finish_parts(parts, matrix.rows, matrix.cols);
+  return parts;
+}
+
 std::string refuses_outliers(const QuantizedMatrix& matrix, std::string_view place) {
   return matrix.outlier_columns.empty() ? "" : "columns kept in 16 bits have no place in " + std::string(place);
 }

@@ -34,12 +34,17 @@ struct PackedFormat {
   std::string_view name;
   // As refuses(), of matrices without outlier columns.
   std::string (*refuses_layout)(const QuantizedMatrix&);
-  std::vector<PackedPart> (*pack)(const QuantizedMatrix&);
+  // Of a matrix, or of a run of its rows: 32 or a multiple of them. The parts of runs, joined along the axis of the
+  // rows, are those of the whole matrix.
+  std::vector<PackedPart> (*pack_rows)(const QuantizedMatrix&);
   // The inverse. Sizes and types of the parts are checked; errors name `subject`.
   QuantizedMatrix (*unpack)(const Scheme&, int64_t rows, int64_t cols, std::span<const PackedPartView>,
                             std::string_view subject);
   bool holds_outliers = false;
+  // What pack_rows leaves to be done when the parts of all rows are there: it may change their types. Null: nothing.
+  void (*finish_parts)(std::span<PackedPart> parts, int64_t rows, int64_t cols) = nullptr;
 
+  std::vector<PackedPart> pack(const QuantizedMatrix& matrix) const;  // the whole
   // Empty when a matrix of this scheme and shape can be stored exactly; otherwise the reason, as a sentence.
   std::string refuses(const QuantizedMatrix& matrix) const;
 };

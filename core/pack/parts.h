@@ -64,6 +64,10 @@ inline std::vector<float> floats_of(const PackedPartView& part) {
   return values;
 }
 
+inline std::vector<float> floats_of(const PackedPart& part) {
+  return floats_of(PackedPartView{part.name, part.dtype, part.shape, part.bytes});
+}
+
 // Scales of any type that the programs write them in.
 inline std::vector<float> require_scales(std::span<const PackedPartView> parts, std::string_view name,
                                          std::initializer_list<int64_t> shape, std::string_view subject) {
@@ -95,6 +99,12 @@ inline PackedPart floats_part(std::string_view name, DType dtype, std::vector<in
   PackedPart part = blank_part(name, dtype, std::move(shape));
   encode_from_f32(dtype, values, part.bytes);
   return part;
+}
+
+// The same numbers as `dtype`.
+inline void restate(PackedPart& part, DType dtype) {
+  const std::vector<float> values = floats_of(part);
+  part = floats_part(part.name, dtype, std::move(part.shape), values);
 }
 
 // True when every column lies in the group that its position gives: no activation order.

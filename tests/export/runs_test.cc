@@ -89,17 +89,18 @@ TEST_P(RunsOf, AreThePartsOfTheWholeMatrix) {
     for (const int count : {1, 3}) {
       ThreadPool threads(count);
       std::atomic<int> packed = 0;
-      const auto pack = [&](const QuantizedMatrix& rows, int64_t) {
+      const auto restate = [&](QuantizedMatrix rows) {
         ++packed;
-        return format.pack(rows);
+        return rows;
       };
       std::vector<PackedPart> joined;
       const auto begin = [&](const PackedPart& part) { joined.push_back({part.name, part.dtype, part.shape, {}}); };
       const auto append = [&](std::span<const std::byte> bytes) {
         joined.back().bytes.insert(joined.back().bytes.end(), bytes.begin(), bytes.end());
       };
-      stream_packed(*source, tensor, {.multiple = 32, .row_axis = GetParam().row_axis, .pack = pack}, {begin, append},
-                    threads);
+      stream_packed(*source, tensor,
+                    {.format = format, .multiple = 32, .row_axis = GetParam().row_axis, .restate = restate},
+                    {begin, append}, threads);
       EXPECT_EQ(packed, 3) << "runs";
       ASSERT_EQ(joined.size(), whole.size());
       for (size_t i = 0; i < whole.size(); ++i) {
@@ -115,7 +116,8 @@ INSTANTIATE_TEST_SUITE_P(Export, RunsOf,
                          ::testing::Values(Layout{"gptq", "int4-g32-sym", 1}, Layout{"gptq", "int3-g32-sym", 1},
                                            Layout{"gptq_v2", "int3-g32-asym", 1}, Layout{"awq", "int4-g32-asym", 1},
                                            Layout{"mlx", "int3-g32-asym", 0}, Layout{"matmulnbits", "int4-g32-asym", 0},
-                                           Layout{"q4_0", "q4_0", 0}),
+                                           Layout{"q4_0", "q4_0", 0}, Layout{"compressed-tensors", "int4-g32-sym", 0},
+                                           Layout{"compressed-tensors", "int3-g32-asym", 0}),
                          [](const auto& info) {
                            std::string name = std::string(info.param.format) + "_" + info.param.scheme;
                            std::ranges::replace(name, '-', '_');
