@@ -1,10 +1,12 @@
 """How long quantizing takes beside the peers, both sides in turns, on a machine that does nothing else.
 
 usage: bench/peers/speed.py [--work DIR] [--shape CONFIG] [--repeats N] [--only blocks|gptq] [--threads N...]
+                             [--programs llmcompressor gptqmodel]
 
 blocks: block types and mixes of a model with random weights beside llama-quantize's (without an importance matrix on
 either side), the median of N runs. gptq: 32 samples of 512 tokens beside llm-compressor and GPTQModel, each with the
-numbers of threads asked (1 and 2), of which the fastest counts. CONFIG: a config.json, by default TinyLlama's shape (1.1
+numbers of threads asked (1 and 2), of which the fastest counts; ours with its second pass over the codes, which they do
+not have, and without. CONFIG: a config.json, by default TinyLlama's shape (1.1
 billion weights)."""
 import argparse
 import json
@@ -46,9 +48,9 @@ def measure_blocks(work, model, repeats):
     return [row + [row[1] / row[2]] for row in rows]
 
 
-def measure_gptq(work, model, calibration, threads):
+def measure_gptq(work, model, calibration, threads, programs):
     rows = []
-    for program in ("llmcompressor", "gptqmodel"):
+    for program in programs:
         if peer_python(program) is None:
             progress(f"{program} is not installed")
             continue
@@ -59,10 +61,13 @@ def measure_gptq(work, model, calibration, threads):
             theirs[count] = peer(program, program, "gptq", model, calibration, work / "speed-gptq-peer", 32, 512)["seconds"]
             progress(f"{program} gptq, {count} threads: {theirs[count]:.1f} s")
         best = min(theirs, key=theirs.get)
-        ours = retort("quantize", model, "--scheme", "int4-g128-sym", "--method", "gptq", "--calibration", calibration,
-                      "--samples", 32, "--sequence-length", 512, "--output", work / "speed-ours", "--overwrite")["seconds"]
-        rows.append([f"{program} gptq, {best} threads", theirs[best], ours, theirs[best] / ours])
-        progress(str(rows[-1]))
+        for second_pass in ("on", "off"):
+            ours = retort("quantize", model, "--scheme", "int4-g128-sym", "--method", "gptq", "--calibration", calibration,
+                          "--samples", 32, "--sequence-length", 512, "--second-pass", second_pass,
+                          "--output", work / "speed-ours", "--overwrite")["seconds"]
+            rows.append([f"{program} gptq, {best} threads; second pass {second_pass}", theirs[best], ours,
+                         theirs[best] / ours])
+            progress(str(rows[-1]))
     return rows
 
 
@@ -81,6 +86,7 @@ def main():
     parser.add_argument("--shape", type=pathlib.Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=["blocks", "gptq"])
+    parser.add_argument("--programs", nargs="+", default=["llmcompressor", "gptqmodel"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
     calibration, _ = texts(options.work)
@@ -89,7 +95,7 @@ def main():
     if options.only != "gptq":
         results["blocks"] = measure_blocks(options.work, model, options.repeats)
     if options.only != "blocks":
-        results["gptq"] = measure_gptq(options.work, model, calibration, options.threads)
+        results["gptq"] = measure_gptq(options.work, model, calibration, options.threads, options.programs)
     for name, rows in results.items():
         print(f"\n{name}: seconds\n")
         print(table(["", "peer", "retort", "times as fast"],
