@@ -10,16 +10,12 @@
 namespace retort {
 namespace {
 
-Scheme four_bits(Scheme scheme) {
-  scheme.bits = 4;
-  scheme.block = BlockType::kNone;
-  return scheme;
-}
+constexpr int kBits = 4;
 
 class AwqExporter : public ModuleCheckpoint {
  public:
   explicit AwqExporter(const ModelSource& source)
-      : ModuleCheckpoint(source, packed_format("awq"), /*row_axis=*/1), scheme_(four_bits(uniform_scheme(source))) {}
+      : ModuleCheckpoint(source, packed_format("awq"), /*row_axis=*/1), scheme_(uniform_scheme(source, kBits)) {}
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     if (!groups_in_order(m)) return "columns in activation order have no place in the GEMM layout";
@@ -40,7 +36,7 @@ class AwqExporter : public ModuleCheckpoint {
               {"version", "gemm"},
               {"format", "gemm"},
               {"checkpoint_format", "gemm"},
-              {"bits", 4},
+              {"bits", kBits},
               {"group_size", scheme_.granularity == Granularity::kGroup ? scheme_.group : -1},
               {"zero_point", true},  // the layout has zero points, the middle for symmetric codes
               {"sym", scheme_.symmetric},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/pack/parts.h"
@@ -20,7 +21,7 @@ std::string module_name(const PlannedTensor& planned) {
   return name.substr(0, name.rfind('.'));
 }
 
-Scheme uniform_scheme(const ModelSource& source) {
+Scheme uniform_scheme(const ModelSource& source, std::optional<int> file_bits) {
   std::map<int, int64_t> elements;
   std::vector<Scheme> schemes;
   for (const ExpectedTensor& expected : expected_tensors(source.config())) {
@@ -32,15 +33,11 @@ Scheme uniform_scheme(const ModelSource& source) {
   if (schemes.empty())
     fail("export", source.path().string(), "it has no integer weights to keep",
          "Quantize it first, or use --format hf");
-  const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
-  Scheme common{.bits = std::ranges::max_element(elements, less)->first,
-                .granularity = Granularity::kChannel,
-                .group = 0,
-                .dense = {}};
+  const int most = largest_count(elements)->first;
+  Scheme common{.bits = file_bits.value_or(most), .granularity = Granularity::kChannel, .group = 0, .dense = {}};
   for (const Scheme& scheme : schemes) {
-    if (scheme.bits != common.bits) continue;
-    common.symmetric = common.symmetric && scheme.symmetric;
-    if (scheme.granularity != Granularity::kGroup) continue;
+    if (scheme.bits == most || scheme.bits == common.bits) common.symmetric = common.symmetric && scheme.symmetric;
+    if (scheme.bits != most || scheme.granularity != Granularity::kGroup) continue;
     common.group = common.granularity == Granularity::kGroup ? std::min(common.group, scheme.group) : scheme.group;
     common.granularity = Granularity::kGroup;
   }

@@ -131,7 +131,7 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
 
 const Operation kExportOperation{
     .name = "export",
-    .version = 2,
+    .version = 3,
     .summary = "write what other programs load: gguf, onnx, gptq, awq, compressed-tensors, mlx, hf",
     .params = kParams,
     .output = OutputKind::kByFormat,
