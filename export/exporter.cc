@@ -108,6 +108,9 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
       check_f16_range(source, tensor, options.type ? "Use --type bf16 or f32" : "Use --fallback f32", context.threads);
     plan.push_back(std::move(planned));
   }
+  if (!format.takes_type &&
+      std::ranges::all_of(plan, [](const PlannedTensor& planned) { return planned.dense.has_value(); }))
+    fail("export", source.path().string(), "none of its integers has a place in " + options.format, "Use --format hf");
   return plan;
 }
 

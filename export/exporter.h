@@ -55,7 +55,7 @@ struct ExportFormat {
   std::string_view name;
   bool directory;       // PATH is always a directory, else a file or a directory that exists
   bool integers;        // holds codes and scales; else quantized tensors become f32, which is exact
-  bool takes_type;      // has kinds that --type chooses
+  bool takes_type;      // has kinds that --type chooses; else it is for integers, and a model without any is refused
   bool vectors_in_f32;  // norms and biases are F32 whatever the type
   // `source` outlives the writer.
   std::unique_ptr<ArtifactWriter> (*make)(const ModelSource& source, const ExportOptions& options);

@@ -90,6 +90,8 @@ std::string unheeded(const Params& params, std::string_view name) {
   if (std::ranges::find(export_formats(), asked, &ExportFormat::name) == export_formats().end()) return {};
   for (const auto& [option, format] : kOnlyFor)
     if (option == name && asked != format) return "only --format " + std::string(format) + " has it";
+  if (name == "fallback" && params.has("type")) return "with --type nothing is written as integers";
+  if (name == "fallback" && asked == "hf") return "--format hf writes nothing as integers";
   return {};
 }
 

@@ -123,6 +123,10 @@ TEST_F(Program, RefusesOptionsOfAnotherFormat) {
   EXPECT_THAT(error_of("gptq", {"--accuracy-level", "4"}), HasSubstr("only --format onnx has it"));
   EXPECT_THAT(error_of("onnx", {"--max-shard-size", "1MiB"}), HasSubstr("only --format gguf has it"));
   EXPECT_THAT(error_of("hf", {"--modelfile"}), HasSubstr("only --format gguf has it"));
+  EXPECT_EQ(error_of("hf", {"--fallback", "f16"}),
+            "retort: [export] --fallback: --format hf writes nothing as integers. Leave it out");
+  EXPECT_THAT(error_of("gguf", {"--type", "f16", "--fallback", "f32"}),
+              HasSubstr("--fallback: with --type nothing is written as integers"));
   EXPECT_THAT(error_of("onxn", {"--operators", "standard"}), HasSubstr("'onxn' is not a format"));
 }
 

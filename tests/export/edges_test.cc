@@ -78,5 +78,17 @@ TEST_F(Edges, KeepTheZeroPointsOfMatricesOfAnotherWidth) {
     }
 }
 
+// What would be left has no integers for the settings to describe.
+TEST_F(Edges, RefuseAFallbackOfEveryMatrix) {
+  const std::pair<const char*, const char*> cases[]{
+      {"mlx", "q6_k"}, {"gptq", "q5_0"}, {"compressed-tensors", "q5_0"}, {"awq", "int8-g32-sym"}};
+  for (const auto& [format, scheme] : cases) {
+    const auto source = quantized_model(place(format), shape_, scheme, true);
+    EXPECT_THAT(error_of_export(*source, {.format = format, .type = {}, .fallback = DType::kF32}),
+                HasSubstr("none of its integers has a place in " + std::string(format) + ". Use --format hf"));
+    EXPECT_TRUE(fs::is_empty(place("refused"))) << "something was written";
+  }
+}
+
 }  // namespace
 }  // namespace retort
