@@ -7,7 +7,7 @@
 #include <mutex>
 
 #include "core/base/error.h"
-#include "core/base/files.h"
+#include "core/base/text.h"
 #include "export/provenance.h"
 #include "export/rope_settings.h"
 
@@ -253,10 +253,6 @@ Json artifact_config(const ModelSource& source, const std::vector<std::string>& 
   if (!fallbacks.empty()) self["fallbacks"] = fallbacks;
   json["retort"] = self;
   return json;
-}
-
-void write_side_files(const ModelSource& source, const std::filesystem::path& directory) {
-  for (const SideFile& file : source.side_files()) write_text_file(directory / file.name, file.bytes);
 }
 
 }  // namespace retort

@@ -57,7 +57,5 @@ int64_t exact_context(const ModelConfig& config);
 // rotary frequencies as transformers knows them, and with what the artifact says of itself under "retort": its
 // provenance (provenance.h) and `fallbacks`, where there are any.
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks);
-// Tokenizer, chat template and generation settings, byte for byte.
-void write_side_files(const ModelSource& source, const std::filesystem::path& directory);
 
 }  // namespace retort

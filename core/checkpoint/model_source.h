@@ -109,6 +109,8 @@ class ModelWriter {
 
 // Tokenizer, chat template and generation settings that lie in a Hugging Face directory.
 std::vector<SideFile> read_side_files(const std::filesystem::path& directory);
+// The same files, byte for byte, in a directory that exists.
+void write_side_files(std::span<const SideFile> files, const std::filesystem::path& directory);
 const SideFile* find_side_file(std::span<const SideFile> files, std::string_view name);  // nullptr: not there
 // From tokenizer.json or, without it, tokenizer.model, and tokenizer_config.json; neither of them is an Error.
 std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label);

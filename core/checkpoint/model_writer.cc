@@ -17,11 +17,7 @@ struct ModelWriter::Impl {
 
 ModelWriter::ModelWriter(fs::path directory, std::span<const SideFile> side_files)
     : impl_(std::make_unique<Impl>(std::move(directory))) {
-  for (const SideFile& file : side_files) {
-    const fs::path path = impl_->directory / file.name;
-    fs::create_directories(path.parent_path());
-    write_text_file(path, file.bytes);
-  }
+  write_side_files(side_files, impl_->directory);
 }
 
 ModelWriter::~ModelWriter() = default;

@@ -50,6 +50,14 @@ std::vector<SideFile> read_side_files(const fs::path& directory) {
   return files;
 }
 
+void write_side_files(std::span<const SideFile> files, const fs::path& directory) {
+  for (const SideFile& file : files) {
+    const fs::path path = directory / file.name;
+    fs::create_directories(path.parent_path());
+    write_text_file(path, file.bytes);
+  }
+}
+
 const SideFile* find_side_file(std::span<const SideFile> files, std::string_view name) {
   const auto found = std::find_if(files.begin(), files.end(), [&](const SideFile& f) { return f.name == name; });
   return found == files.end() ? nullptr : &*found;

@@ -90,5 +90,18 @@ TEST_F(Edges, RefuseAFallbackOfEveryMatrix) {
   }
 }
 
+// transformers keeps further chat templates in a directory of their own.
+TEST_F(Edges, KeepSideFilesThatLieInADirectory) {
+  quantized_model(temp_.path(), shape_, "int4-g32-sym");
+  fs::create_directory(place("quantized/additional_chat_templates"));
+  write_text_file(place("quantized/additional_chat_templates/tools.jinja"), "{{ tools }}");
+  const auto source = open_model(place("quantized"));
+  for (const std::string format : {"hf", "onnx", "gptq"}) {
+    export_to(format, *source, {.format = format, .type = {}});
+    EXPECT_EQ(read_text_file(place(format + "/additional_chat_templates/tools.jinja")), "{{ tools }}");
+    EXPECT_TRUE(verify(format, *source).equal());
+  }
+}
+
 }  // namespace
 }  // namespace retort
