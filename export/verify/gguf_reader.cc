@@ -27,7 +27,10 @@ class GgufArtifact : public ArtifactReader {
   }
 
   std::vector<ConfigNumber> numbers() const override {
-    return numbers_without_windows(numbers_of(source_->config(), "metadata"), config_);
+    auto numbers = numbers_without_windows(numbers_of(source_->config(), "metadata"), config_);
+    // BOS is that of the tokenizer, and compared with it.
+    std::erase_if(numbers, [](const ConfigNumber& number) { return number.name == "BOS token"; });
+    return numbers;
   }
 
   Json self() const override {

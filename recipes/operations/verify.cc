@@ -107,7 +107,7 @@ OperationResult run_verify(const Params& params, const std::filesystem::path&, C
 
 const Operation kVerifyOperation{
     .name = "verify",
-    .version = 1,
+    .version = 2,
     .summary = "prove that an artifact holds the codes, scales, tokenizer and template of its model",
     .params = kParams,
     .output = OutputKind::kNone,

@@ -103,5 +103,38 @@ TEST_F(Edges, KeepSideFilesThatLieInADirectory) {
   }
 }
 
+class Tokenizers : public Edges {
+ protected:
+  void SetUp() override { quantized_model(temp_.path(), {.ffn_size = 128, .layers = 1}, "int4-g32-sym"); }
+  // tokenizer.json (or another file) of the model, or of an artifact.
+  void edit(const std::string& name, const std::function<void(Json&)>& change, const char* file = "tokenizer.json") {
+    const fs::path path = place(name) / file;
+    Json json = read_json_file(path);
+    change(json);
+    write_text_file(path, json.dump());
+  }
+  std::unique_ptr<ModelSource> model() { return open_model(place("quantized")); }
+};
+
+// GGUF cannot say it; what the file gives to a text that is NFC already must still be the same.
+TEST_F(Tokenizers, OfNfcAreComparedOnNfcTextInGguf) {
+  edit("quantized", [](Json& json) { json["normalizer"] = {{"type", "NFC"}}; });
+  const auto source = model();
+  export_to("a.gguf", *source, {.format = "gguf", .type = {}});
+  const VerifyResult result = verify("a.gguf", *source);
+  EXPECT_TRUE(result.equal()) << ::testing::PrintToString(result.differences);
+  EXPECT_THAT(result.notes, ElementsAre(HasSubstr("without making it NFC first")));
+  // A directory keeps the normalizer: there it is a difference.
+  export_to("gptq", *source, {.format = "gptq", .type = {}});
+  edit("gptq", [](Json& json) { json["normalizer"] = nullptr; });
+  EXPECT_THAT(verify("gptq", *source).differences, Contains(HasSubstr("other token ids")));
+}
+
+TEST_F(Tokenizers, OfAnotherNormalFormDifferInGguf) {
+  export_to("a.gguf", *model(), {.format = "gguf", .type = {}});
+  edit("quantized", [](Json& json) { json["normalizer"] = {{"type", "NFKC"}}; });
+  EXPECT_THAT(verify("a.gguf", *model()).differences, Contains(HasSubstr("other token ids")));
+}
+
 }  // namespace
 }  // namespace retort

@@ -118,7 +118,6 @@ TEST(ConfigNumbers, OfGgufMetadata) {
       {"rotary frequencies", {"rope.freq_base" + f32, bytes_of(20001.0f)}},
       {"rotary frequencies", {"rope.scaling.factor" + f32, bytes_of(4.0f)}},
       {"context length", {"llama.context_length" + u32, bytes_of(uint32_t{64})}},
-      {"BOS token", {"ggml.bos_token_id" + u32, bytes_of(uint32_t{3})}},
   };
   for (const auto& [what, edit] : edits) {
     const fs::path path = exported(dir.path() / "a.gguf", *source, "gguf", "contrib");
@@ -130,6 +129,21 @@ TEST(ConfigNumbers, OfGgufMetadata) {
     EXPECT_EQ(result.numbers_different, 1) << what;
     EXPECT_THAT(result.differences, ::testing::Contains(HasSubstr(what)));
   }
+}
+
+// The BOS token of a GGUF file is the tokenizer's, whatever config.json names.
+TEST(ConfigNumbers, LeaveBosToTheTokenizerOfAGgufFile) {
+  TempDir dir;
+  source_in(dir.path(), 0);
+  edit_json(dir.path() / "quantized/config.json", [](Json& config) { config["bos_token_id"] = 1; });
+  const auto source = open_model(dir.path() / "quantized");
+  const fs::path path = exported(dir.path() / "a.gguf", *source, "gguf", "contrib");
+  EXPECT_TRUE(verify_artifact(path, *source, g_context).equal());
+  const std::string key = "ggml.bos_token_id" + bytes_of(uint32_t{4});
+  replace_once(path, key + bytes_of(uint32_t{256}), key + bytes_of(uint32_t{3}));
+  const VerifyResult result = verify_artifact(path, *source, g_context);
+  EXPECT_FALSE(result.tokenizer_equal);
+  EXPECT_THAT(result.differences, ElementsAre(HasSubstr("another BOS token")));
 }
 
 TEST(ConfigNumbers, OfAnOnnxGraph) {
