@@ -57,7 +57,9 @@ LogitsCheck compare_logits(const std::filesystem::path& artifact, std::string_vi
   if (expected.size() != found.size()) return {{}, "its vocabulary has another size", false};
   double difference = 0, largest = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
-    difference = std::max(difference, std::abs(static_cast<double>(expected[i]) - found[i]));
+    const double here = std::abs(static_cast<double>(expected[i]) - found[i]);
+    if (!std::isfinite(here)) return {here, {}, false};
+    difference = std::max(difference, here);
     largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
   }
   return {difference, {}, difference <= kLogitsTolerance * largest};
