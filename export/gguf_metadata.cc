@@ -155,11 +155,11 @@ constexpr std::array kFileTypes{
     FileType{"q4_1", "", 3, "Q4_1"},        FileType{"q8_0", "", 7, "Q8_0"},
     FileType{"q5_0", "", 8, "Q5_0"},        FileType{"q5_1", "", 9, "Q5_1"},
     FileType{"q2_k", "q3_k", 10, "Q2_K"},   FileType{"q2_k", "", 21, "Q2_K_S"},
-    FileType{"q3_k", "q4_k", 12, "Q3_K_M"}, FileType{"q3_k", "", 11, "Q3_K_S"},
-    FileType{"q4_k", "q6_k", 15, "Q4_K_M"}, FileType{"q4_k", "", 14, "Q4_K_S"},
-    FileType{"q5_k", "q6_k", 17, "Q5_K_M"}, FileType{"q5_k", "", 16, "Q5_K_S"},
-    FileType{"q6_k", "", 18, "Q6_K"},       FileType{"iq4_nl", "", 25, "IQ4_NL"},
-    FileType{"iq4_xs", "", 30, "IQ4_XS"},
+    FileType{"q3_k", "q4_k", 12, "Q3_K_M"}, FileType{"q3_k", "q5_k", 13, "Q3_K_L"},  // Q3_K_M may have q5_k too
+    FileType{"q3_k", "", 11, "Q3_K_S"},     FileType{"q4_k", "q6_k", 15, "Q4_K_M"},
+    FileType{"q4_k", "", 14, "Q4_K_S"},     FileType{"q5_k", "q6_k", 17, "Q5_K_M"},
+    FileType{"q5_k", "", 16, "Q5_K_S"},     FileType{"q6_k", "", 18, "Q6_K"},
+    FileType{"iq4_nl", "", 25, "IQ4_NL"},   FileType{"iq4_xs", "", 30, "IQ4_XS"},
 };
 
 const FileType& file_type(const GgufLayerTypes& types) {

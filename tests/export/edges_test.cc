@@ -136,5 +136,20 @@ TEST_F(Tokenizers, OfAnotherNormalFormDifferInGguf) {
   EXPECT_THAT(verify("a.gguf", *model()).differences, Contains(HasSubstr("other token ids")));
 }
 
+// llama.cpp's numbers: Q3_K_M has q4_k, and q5_k in some layers; Q3_K_L has q5_k alone.
+TEST_F(Edges, NumberTheMixesOfQ3K) {
+  const auto down = in_scheme("down_proj", "q5_k"), output = in_scheme("o_proj", "q4_k");
+  const testing::Edit both = [&](const std::string& name, QuantizedMatrix& matrix) {
+    down(name, matrix);
+    output(name, matrix);
+  };
+  for (const auto& [edit, number] : {std::pair(testing::Edit(), 11), {both, 12}, {down, 13}}) {
+    const std::string name = std::to_string(number);
+    const auto source = quantized_model(place("of-" + name), shape_, "q3_k", false, edit);
+    export_to(name, *source, {.format = "gguf", .type = {}});
+    EXPECT_EQ(GgufFile(place(name)).header().integer("general.file_type"), number);
+  }
+}
+
 }  // namespace
 }  // namespace retort
