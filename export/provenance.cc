@@ -1,7 +1,7 @@
 #include "export/provenance.h"
 
 #include <algorithm>
-#include <regex>
+#include <cctype>
 
 #include "core/base/digest.h"
 #include "core/base/json.h"
@@ -22,8 +22,17 @@ std::string calibration_of(const Json& report) {
   const auto options = report.is_object() ? report.find("options") : report.end();
   if (options == report.end() || !options->is_object() || !options->contains("samples")) return {};
   const std::string windows = (*options)["samples"].dump() + " windows";
-  const auto tokens = options->value("sequence_length", int64_t{0});  // 0: chosen by the model's context
+  const auto length = options->find("sequence_length");
+  const int64_t tokens =  // 0: chosen by the model's context
+      length != options->end() && length->is_number_integer() ? length->get<int64_t>() : 0;
   return tokens > 0 ? windows + " of " + std::to_string(tokens) + " tokens" : windows;
+}
+
+// Letters, digits, and after the first also '.', '_' and '-'.
+bool is_repository_part(std::string_view text) {
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
+  const auto is_part = [&](char c) { return is_plain(c) || c == '.' || c == '_' || c == '-'; };
+  return !text.empty() && is_plain(text.front()) && std::ranges::all_of(text, is_part);
 }
 
 std::string tokenizer_digest(const ModelSource& source) {
@@ -67,10 +76,11 @@ Provenance provenance_of(const ModelSource& source) {
 }
 
 std::string base_model_of(const ModelConfig& config) {
-  static const std::regex repository("[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*");
   std::string name = text_at(config.json, "_name_or_path");
-  std::error_code none;
-  return std::regex_match(name, repository) && !fs::exists(name, none) ? name : std::string();
+  const size_t slash = name.find('/');
+  if (slash == std::string::npos) return {};
+  const std::string_view text = name;
+  return is_repository_part(text.substr(0, slash)) && is_repository_part(text.substr(slash + 1)) ? name : std::string();
 }
 
 }  // namespace retort

@@ -23,8 +23,8 @@ struct Provenance {
 
 // An artifact that is a model again says what it carries.
 Provenance provenance_of(const ModelSource& source);
-// "_name_or_path" of the configuration, when it names a repository (owner/name) and no place on this machine; else
-// empty.
+// "_name_or_path" of the configuration, when its text is that of a repository (owner/name) and not of a path; else
+// empty. What lies on this machine does not count.
 std::string base_model_of(const ModelConfig& config);
 
 }  // namespace retort

@@ -136,6 +136,37 @@ TEST_F(Tokenizers, OfAnotherNormalFormDifferInGguf) {
   EXPECT_THAT(verify("a.gguf", *model()).differences, Contains(HasSubstr("other token ids")));
 }
 
+// As the text says, wherever the command runs.
+TEST_F(Edges, TellTheNameOfARepositoryFromAPath) {
+  const auto base_of = [](const Json& name) {
+    ModelConfig config;
+    config.json = {{"_name_or_path", name}};
+    return base_model_of(config);
+  };
+  const fs::path before = fs::current_path();
+  fs::create_directories(place("someone/model"));
+  fs::current_path(temp_.path());
+  const std::string longest = "a/" + std::string(1 << 20, 'b');
+  for (const std::string& name : {std::string("someone/model"), std::string("Some-1/mo_del.v2"), longest})
+    EXPECT_EQ(base_of(name), name);
+  fs::current_path(before);
+  for (const char* name :
+       {"", "model", "/home/model", "./model", "../model", "~/model", "a/b/c", "a/", "a/b c", "a/.b"})
+    EXPECT_EQ(base_of(name), "") << name;
+  EXPECT_EQ(base_of(1), "");
+}
+
+TEST_F(Edges, ReadAReportWhoseLengthIsNoNumber) {
+  const auto source = quantized_model(place("model"), shape_, "int4-g32-sym");
+  const auto calibration = [&](const Json& length) {
+    const Json options{{"samples", 8}, {"sequence_length", length}};
+    write_text_file(source->path() / "retort.json", Json{{"options", options}}.dump());
+    return provenance_of(*source).calibration;
+  };
+  EXPECT_EQ(calibration(64), "8 windows of 64 tokens");
+  EXPECT_EQ(calibration("long"), "8 windows");
+}
+
 // llama.cpp's numbers: Q3_K_M has q4_k, and q5_k in some layers; Q3_K_L has q5_k alone.
 TEST_F(Edges, NumberTheMixesOfQ3K) {
   const auto down = in_scheme("down_proj", "q5_k"), output = in_scheme("o_proj", "q4_k");
