@@ -188,6 +188,11 @@ std::vector<VocabularyEntry> entries_of(const Pipeline& pipeline, const std::opt
   return tokens;
 }
 
+// Whether BOS in front and EOS behind, or neither, are all that is put around a text: GGUF can say no more.
+bool adds_no_more(const PostProcessor& post, const Vocabulary& vocabulary) {
+  return post.before.size() == (vocabulary.add_bos ? 1 : 0) && post.after.size() == (vocabulary.add_eos ? 1 : 0);
+}
+
 bool uses_byte_level(const SortedJson& json) {
   for (const SortedJson& part : flattened(json.value("pre_tokenizer", SortedJson()), "pretokenizers"))
     if (text_of(part, "type") == "ByteLevel") return true;
@@ -275,13 +280,13 @@ Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, c
   for (const auto& [left, right] : spec.merges) result.merges.push_back(left + " " + right);
   if (result.kind == Vocabulary::Kind::kByteLevelBpe) {
     result.add_space_prefix = false;
-    result.pre = byte_level_name(json, pipeline.model);
+    if (adds_no_more(post, result)) result.pre = byte_level_name(json, pipeline.model);
     return result;
   }
   const std::optional<bool> prefix = space_prefix(json);
   result.add_space_prefix = prefix.value_or(true);
   const bool scored = scores_from_merges(spec, false, result.tokens) || scores_from_merges(spec, true, result.tokens);
-  if (scored && prefix && !spec.ignore_merges) result.pre = "default";
+  if (scored && prefix && !spec.ignore_merges && adds_no_more(post, result)) result.pre = "default";
   return result;
 }
 

@@ -136,6 +136,34 @@ TEST_F(Tokenizers, OfAnotherNormalFormDifferInGguf) {
   EXPECT_THAT(verify("a.gguf", *model()).differences, Contains(HasSubstr("other token ids")));
 }
 
+// BOS in front and EOS behind: what GGUF's add_bos_token and add_eos_token can say.
+TEST_F(Tokenizers, ThatAddMoreThanBosAndEosHaveNoPlaceInGguf) {
+  const auto adding = [](std::vector<std::string> before, std::vector<std::string> after) {
+    Json single = Json::array();
+    for (const std::string& token : before) single.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
+    single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+    for (const std::string& token : after) single.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
+    const auto special = [](const char* token, int id) {
+      return Json{{"id", token}, {"ids", Json::array({id})}, {"tokens", Json::array({token})}};
+    };
+    return [=](Json& json) {
+      json["post_processor"] = {{"type", "TemplateProcessing"},
+                                {"single", single},
+                                {"pair", single},
+                                {"special_tokens", {{"<s>", special("<s>", 256)}, {"</s>", special("</s>", 257)}}}};
+    };
+  };
+  edit("quantized", adding({"<s>"}, {"</s>"}));
+  export_to("both.gguf", *model(), {.format = "gguf", .type = {}});
+  EXPECT_TRUE(verify("both.gguf", *model()).equal());
+  const std::pair<std::vector<std::string>, std::vector<std::string>> others[]{
+      {{"<s>", "<s>"}, {}}, {{"</s>"}, {}}, {{"<s>"}, {"<s>"}}, {{}, {"</s>", "</s>"}}, {{"</s>", "<s>"}, {"</s>"}}};
+  for (const auto& [before, after] : others) {
+    edit("quantized", adding(before, after));
+    EXPECT_THAT(error_of_export(*model(), {.format = "gguf", .type = {}}), HasSubstr("no tokenizer that works like"));
+  }
+}
+
 // As the text says, wherever the command runs.
 TEST_F(Edges, TellTheNameOfARepositoryFromAPath) {
   const auto base_of = [](const Json& name) {
