@@ -36,7 +36,7 @@ bool is_repository_part(std::string_view text) {
 }
 
 std::string tokenizer_digest(const ModelSource& source) {
-  if (source.side_file("tokenizer.json") == nullptr && source.side_file("tokenizer.model") == nullptr) return {};
+  if (!has_tokenizer(source.side_files())) return {};
   const auto tokenizer = source.tokenizer();
   const Vocabulary& vocabulary = tokenizer->vocabulary();
   std::string ids;

@@ -112,6 +112,7 @@ std::vector<SideFile> read_side_files(const std::filesystem::path& directory);
 // The same files, byte for byte, in a directory that exists.
 void write_side_files(std::span<const SideFile> files, const std::filesystem::path& directory);
 const SideFile* find_side_file(std::span<const SideFile> files, std::string_view name);  // nullptr: not there
+bool has_tokenizer(std::span<const SideFile> files);  // one that the next function finds
 // From tokenizer.json or, without it, tokenizer.model, and tokenizer_config.json; neither of them is an Error.
 std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label);
 // From chat_template.jinja or, in this order, chat_template.json and tokenizer_config.json; empty: none.

@@ -75,6 +75,10 @@ std::string chat_template_of_side_files(std::span<const SideFile> files, const s
   return {};
 }
 
+bool has_tokenizer(std::span<const SideFile> files) {
+  return find_side_file(files, "tokenizer.json") != nullptr || find_side_file(files, "tokenizer.model") != nullptr;
+}
+
 std::unique_ptr<Tokenizer> tokenizer_from_side_files(std::span<const SideFile> files, const std::string& label) {
   const SideFile* settings = find_side_file(files, "tokenizer_config.json");
   const std::string_view config = settings == nullptr ? std::string_view() : settings->bytes;

@@ -22,6 +22,15 @@ Json setting(const Json& generation, const Json& config, const char* key, const 
   return fallback;
 }
 
+// As the JSON files say or else the tokenizer; null: nothing says it.
+Json end_of_text(const ModelSource& source, const Json& generation) {
+  const Json eos = setting(generation, source.config().json, "eos_token_id", nullptr);
+  if (!eos.is_null() || !has_tokenizer(source.side_files())) return eos;
+  const auto tokenizer = source.tokenizer();
+  const std::optional<int32_t> id = tokenizer->vocabulary().eos;
+  return id ? Json(*id) : Json();
+}
+
 Json session_options(OnnxOperators operators, int64_t accuracy_level) {
   Json options{{"log_id", "onnxruntime-genai"}, {"provider_options", Json::array()}};
   if (operators == OnnxOperators::kStandard)
@@ -53,15 +62,17 @@ Json decoder(const ModelConfig& c, const Json& session) {
 Json genai_config(const ModelSource& source, OnnxOperators operators, int64_t accuracy_level) {
   const ModelConfig& c = source.config();
   const Json generation = generation_settings(source);
-  const Json eos = setting(generation, c.json, "eos_token_id", 0);
+  const Json eos = end_of_text(source, generation);
   const Json first_eos = eos.is_array() && !eos.empty() ? eos.front() : eos;
-  const Json model{{"type", std::string(c.family->model_type)},
-                   {"vocab_size", c.vocab_size},
-                   {"context_length", c.context_length},
-                   {"bos_token_id", setting(generation, c.json, "bos_token_id", first_eos)},
-                   {"eos_token_id", eos},
-                   {"pad_token_id", setting(generation, c.json, "pad_token_id", first_eos)},
-                   {"decoder", decoder(c, session_options(operators, accuracy_level))}};
+  Json model{{"type", std::string(c.family->model_type)},
+             {"vocab_size", c.vocab_size},
+             {"context_length", c.context_length},
+             {"bos_token_id", setting(generation, c.json, "bos_token_id", first_eos)},
+             {"eos_token_id", eos},
+             {"pad_token_id", setting(generation, c.json, "pad_token_id", first_eos)},
+             {"decoder", decoder(c, session_options(operators, accuracy_level))}};
+  for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    if (model[id].is_null()) model.erase(id);
   const Json search{{"max_length", std::min(c.context_length, kDefaultLength)},
                     {"past_present_share_buffer", uses_grouped_attention(c, operators)},
                     {"do_sample", setting(generation, Json::object(), "do_sample", false)},

@@ -170,10 +170,7 @@ bool same_rules(const Vocabulary& mine, const Vocabulary& stored, const ModelCon
 }
 
 bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
-  bool has_tokenizer = model.container() == "gguf";
-  for (const char* name : {"tokenizer.json", "tokenizer.model"})
-    has_tokenizer = has_tokenizer || model.side_file(name) != nullptr;
-  if (!has_tokenizer) return true;
+  if (model.container() != "gguf" && !has_tokenizer(model.side_files())) return true;
   const auto mine = model.tokenizer(), stored = artifact.tokenizer();
   std::string text(hard_text());
   const std::string specials = special_text(*mine);

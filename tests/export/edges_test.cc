@@ -164,6 +164,20 @@ TEST_F(Tokenizers, ThatAddMoreThanBosAndEosHaveNoPlaceInGguf) {
   }
 }
 
+// Token 0 is a token like any other.
+TEST_F(Tokenizers, NameTheEndOfTextWhereNoConfigurationDoes) {
+  for (const char* key : {"bos_token_id", "eos_token_id"})
+    edit(
+        "quantized", [&](Json& json) { json.erase(key); }, "config.json");
+  export_to("onnx", *model(), {.format = "onnx", .type = {}});
+  const Json named = read_json_file(place("onnx/genai_config.json"))["model"];
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) EXPECT_EQ(named[key], 257) << key;
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"}) fs::remove(place("quantized") / file);
+  export_to("without", *model(), {.format = "onnx", .type = {}});
+  const Json silent = read_json_file(place("without/genai_config.json"))["model"];
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) EXPECT_FALSE(silent.contains(key)) << key;
+}
+
 // As the text says, wherever the command runs.
 TEST_F(Edges, TellTheNameOfARepositoryFromAPath) {
   const auto base_of = [](const Json& name) {
