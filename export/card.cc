@@ -46,6 +46,7 @@ std::string library_of(const std::string& format) {
 }
 
 std::string number(const Json& value) {
+  if (value.is_number_integer()) return value.dump();
   char text[32];
   std::snprintf(text, sizeof text, "%.5g", value.get<double>());
   return text;

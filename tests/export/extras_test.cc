@@ -194,9 +194,9 @@ TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
   const ExportOptions options{.format = "gguf", .type = {}};
   const ExportSummary summary = export_to(temp_.path() / "model.gguf", options);
   EXPECT_THAT(model_card(*source_, options, summary, {}, "model.gguf"), HasSubstr("were not measured"));
-  const Json measured{{"convention", "windows-256"}, {"tokens", 4080}, {"perplexity", 54.4}, {"kl_mean", nullptr}};
+  const Json measured{{"convention", "windows-256"}, {"tokens", 287640}, {"perplexity", 54.4}, {"kl_mean", nullptr}};
   const std::string card = model_card(*source_, options, summary, {&measured, 1}, "model.gguf");
-  EXPECT_THAT(card, HasSubstr("| windows-256 | 4080 | 54.4 | not measured |"));
+  EXPECT_THAT(card, HasSubstr("| windows-256 | 287640 | 54.4 | not measured |"));
   EXPECT_THAT(card, HasSubstr("llama-cli -m model.gguf"));
   EXPECT_THAT(card, Not(HasSubstr("were not measured")));
   EXPECT_THAT(card, HasSubstr("made from, whose numbers it holds."));
