@@ -5,6 +5,7 @@
 #include "core/arch/family.h"
 #include "core/base/error.h"
 #include "core/tokenizer/gguf_pre_tokenizers.h"
+#include "core/tokenizer/utf8.h"
 
 namespace retort {
 namespace {
@@ -141,6 +142,17 @@ std::string dtype_of(const GgufHeader& header) {
   return type != nullptr && type->name == "BF16" ? "bfloat16" : "float16";
 }
 
+// What the file says of itself, as in a directory. JSON is UTF-8.
+void read_self(const GgufHeader& header, std::string_view label, Json& config) {
+  for (const auto& [key, value] : header.metadata) {
+    const auto* text = std::get_if<std::string>(&value);
+    if (text == nullptr || !key.starts_with(kOwnKeys)) continue;
+    for (const std::string_view part : {std::string_view(key), std::string_view(*text)})
+      if (valid_utf8_prefix(part) != part.size()) fail("gguf", label, "a text of the keys 'retort.*' is not UTF-8");
+    config["retort"][key.substr(kOwnKeys.size())] = *text;
+  }
+}
+
 void read_tokens(const GgufHeader& header, std::string_view label, Vocabulary& vocabulary) {
   const auto* texts = header.strings("tokenizer.ggml.tokens");
   if (texts == nullptr) fail("gguf", label, "the key 'tokenizer.ggml.tokens' is missing");
@@ -180,9 +192,7 @@ Json config_of_gguf(const GgufHeader& header, const GgufRopeFactors& factors, st
     config["sliding_window"] = keys.required("attention.sliding_window");
   read_token_ids(header, config);
   config["dtype"] = dtype_of(header);
-  for (const auto& [key, value] : header.metadata)  // what the file says of itself, as in a directory
-    if (key.starts_with(kOwnKeys) && std::holds_alternative<std::string>(value))
-      config["retort"][key.substr(kOwnKeys.size())] = std::get<std::string>(value);
+  read_self(header, label, config);
   return config;
 }
 

@@ -33,12 +33,7 @@ class GgufArtifact : public ArtifactReader {
     return numbers;
   }
 
-  Json self() const override {
-    Json self = Json::object();
-    for (const char* name : {"tokenizer_digest", "template_digest"})
-      if (const auto text = file_.header().string(std::string("retort.") + name)) self[name] = *text;
-    return self;
-  }
+  Json self() const override { return json_value(source_->config().json, "retort", Json::object(), "retort"); }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const GgufTensorInfo& info = find(expected);

@@ -42,7 +42,7 @@ class GraphNumbers {
     for (const OnnxNode& node : parts_.nodes) {
       if (node.type == "Add") read_norm(node);
       if (node.type == "GroupQueryAttention") read_grouped(node);
-      if (node.type == "Where" && layer_of(node.name)) windows_[*layer_of(node.name)] = window_of(node.inputs.at(0));
+      if (node.type == "Where" && layer_of(node.name)) windows_[*layer_of(node.name)] = window_of(node);
       if (node.type == "Where" && node.name.starts_with("positions/")) read_choice(node);
       if (node.type == "Mul") read_product(node);
     }
@@ -103,9 +103,10 @@ class GraphNumbers {
     if (const auto layer = layer_of(node.name)) windows_[*layer] = window < 0 ? 0 : window;
   }
 
-  // What a mask bounds the distance by; 0: nothing.
-  double window_of(const std::string& mask) const {
-    const OnnxNode* both = producer(mask, "And");
+  // What the mask of a Where bounds the distance by; 0: nothing; -1: something else.
+  double window_of(const OnnxNode& where) const {
+    if (where.inputs.empty()) return -1;
+    const OnnxNode* both = producer(where.inputs[0], "And");
     if (both == nullptr || both->inputs.size() != 2) return 0;
     const OnnxNode* less = producer(both->inputs[1], "Less");
     if (less == nullptr || less->inputs.size() != 2) return 0;

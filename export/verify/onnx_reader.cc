@@ -14,6 +14,7 @@ namespace retort {
 namespace {
 
 constexpr const char* kDataFile = "model.onnx.data";
+constexpr int64_t kLargestBlock = 256;                   // of MatMulNBits
 constexpr int64_t kU8 = 2, kI8 = 3, kU4 = 21, kI4 = 22;  // TensorProto.DataType
 
 std::optional<DType> type_of(int64_t onnx_number) {
@@ -128,9 +129,10 @@ class OnnxArtifact : public ArtifactReader {
   Layout blob_layout(const ExpectedTensor& expected, const OnnxInitializer& codes) const {
     const int64_t rows = rows_of(expected), cols = cols_of(expected);
     const int64_t count = codes.dims[1], bytes = codes.dims[2];
+    if (bytes < 1 || bytes > kLargestBlock) fail_use(expected);
     for (const int64_t bits : {8, 4, 2}) {
       const int64_t block = bytes * 8 / bits;
-      if (block < 16 || block > 256 || (cols + block - 1) / block != count) continue;
+      if (block < 16 || block > kLargestBlock || (cols + block - 1) / block != count) continue;
       if (!blob_used_as(expected, codes, bits, block)) continue;
       const int64_t per_byte = 8 / bits, zero_bytes = (count + per_byte - 1) / per_byte;
       Layout layout{.bits = bits,

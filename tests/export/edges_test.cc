@@ -178,6 +178,29 @@ TEST_F(Tokenizers, NameTheEndOfTextWhereNoConfigurationDoes) {
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) EXPECT_FALSE(silent.contains(key)) << key;
 }
 
+// JSON is UTF-8: what a file says of itself would end a run where it is written.
+TEST_F(Tokenizers, ThatAGgufFileDescribesInOtherBytesAreRefused) {
+  export_to("a.gguf", *model(), {.format = "gguf", .type = {}});
+  std::string bytes = read_text_file(place("a.gguf"));
+  const std::string key = "retort.tokenizer_digest";
+  bytes[bytes.find(key) + key.size() + sizeof(uint32_t) + sizeof(uint64_t)] = '\xff';
+  write_text_file(place("a.gguf"), bytes);
+  EXPECT_THAT(error_of([&] { open_model(place("a.gguf")); }), HasSubstr("not UTF-8"));
+}
+
+// Sizes that are right but for bits that a product of 64 bits loses.
+TEST_F(Edges, VerifyRefusesOnnxShapesWhoseProductsWrapAround) {
+  const auto source = quantized_model(place("model"), shape_, "int4-g32-sym");
+  export_to("onnx", *source, {.format = "onnx", .type = {}});
+  onnx::ModelProto graph;
+  ASSERT_TRUE(graph.ParseFromString(read_text_file(place("onnx/model.onnx"))));
+  for (auto& weight : *graph.mutable_graph()->mutable_initializer())
+    if (weight.name() == "model.layers.0.mlp.up_proj.weight.codes")
+      weight.set_dims(2, weight.dims(2) + (int64_t{1} << 61));
+  write_text_file(place("onnx/model.onnx"), graph.SerializeAsString());
+  EXPECT_THAT(error_of([&] { verify("onnx", *source); }), HasSubstr("another width, block or shape"));
+}
+
 // As the text says, wherever the command runs.
 TEST_F(Edges, TellTheNameOfARepositoryFromAPath) {
   const auto base_of = [](const Json& name) {

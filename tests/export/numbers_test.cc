@@ -192,5 +192,13 @@ TEST(ConfigNumbers, FollowTheNodesOfAGraph) {
   }
 }
 
+// What a hostile graph leaves out is not what the model has.
+TEST(ConfigNumbers, OfANodeWithoutInputs) {
+  OnnxNode where;
+  where.name = "layers.0/attention/Where";
+  where.type = "Where";
+  EXPECT_THAT(values_of(numbers_of_graph({{}, {where}}), "windows"), ElementsAre(ElementsAre(-1)));
+}
+
 }  // namespace
 }  // namespace retort
