@@ -122,11 +122,7 @@ void check_memory(const ModelSource& source, const ExportOptions& options, const
   for (const ModelTensor& tensor : source.tensors())
     if (!tensor.scheme.is_dense() && !options.type && format.integers)
       largest = std::max(largest, static_cast<uint64_t>(tensor.elements()));
-  const uint64_t needed = kProgram + streaming_bytes(context.threads) + largest * kBytesPerCode;
-  if (context.memory_limit != 0 && needed > context.memory_limit)
-    fail("export", source.path().string(),
-         "it takes " + format_bytes(needed) + " of memory, above the limit of " + format_bytes(context.memory_limit),
-         "Give --memory " + format_bytes(needed));
+  check_memory_limit("export", source, kProgram + streaming_bytes(context.threads) + largest * kBytesPerCode, context);
 }
 
 std::vector<std::string> names_of_formats() {

@@ -226,6 +226,14 @@ QuantizedMatrix regrouped(const QuantizedMatrix& m, const Scheme& scheme) {
   return out;
 }
 
+void check_memory_limit(std::string_view operation, const ModelSource& source, uint64_t needed,
+                        const Context& context) {
+  if (context.memory_limit == 0 || needed <= context.memory_limit) return;
+  fail(operation, source.path().string(),
+       "it takes " + format_bytes(needed) + " of memory, above the limit of " + format_bytes(context.memory_limit),
+       "Give --memory " + format_bytes(needed));
+}
+
 std::string_view torch_name(DType type) {
   return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
 }

@@ -15,6 +15,9 @@ namespace retort {
 // What the streams below hold at most of runs of rows; the parts that they join come on top.
 uint64_t streaming_bytes(const ThreadPool& threads);
 
+// Throws, naming the smallest limit that would do, when `operation` needs more than context.memory_limit.
+void check_memory_limit(std::string_view operation, const ModelSource& source, uint64_t needed, const Context& context);
+
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 
 // The tensor's rows as `type`, some at a time. `sink` is called in their order by whichever thread made them, one at a

@@ -33,6 +33,8 @@ class AwqArtifact : public HfArtifact {
     check(expected, zeros, DType::kI32, {tensor.groups, tensor.rows / 8});
     check(expected, scales, DType::kF16, {tensor.groups, tensor.rows});
     const int64_t group = tensor.cols / tensor.groups;
+    tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
+    tensor.scales.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / group));
     for (int64_t r = 0; r < tensor.rows; ++r) {
       for (int64_t g = 0; g < tensor.groups; ++g)

@@ -57,6 +57,7 @@ class CompressedTensorsArtifact : public HfArtifact {
   void read_scales(const ExpectedTensor& expected, const StoredTensor& scales, ArtifactTensor& tensor) const {
     const bool bf16 = scales.info->dtype == DType::kBF16;
     check(expected, scales, bf16 ? DType::kBF16 : DType::kF16, {tensor.rows, tensor.groups});
+    tensor.scales.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
       const auto stored = value_at<uint16_t>(scales.bytes(), i);
       const uint16_t bits = bf16 ? f32_to_f16(bf16_to_f32(stored)) : stored;
@@ -74,6 +75,7 @@ class CompressedTensorsArtifact : public HfArtifact {
     if (zeros != nullptr) check(expected, *zeros, DType::kI32, {zero_words, tensor.groups});
     const int64_t middle = int64_t{1} << (bits - 1);  // both are stored with it added
     std::vector<int64_t> row_zeros(static_cast<size_t>(tensor.groups));
+    tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
     for (int64_t r = 0; r < tensor.rows; ++r) {
       for (int64_t g = 0; g < tensor.groups && zeros != nullptr; ++g)
         row_zeros[static_cast<size_t>(g)] = packed_value(zeros->bytes(), g, tensor.groups, r, bits) - middle;

@@ -84,6 +84,8 @@ class GgufArtifact : public ArtifactReader {
         file_.data(info).size() != static_cast<size_t>(tensor.rows * blocks * type.bytes))
       fail_artifact(expected, "its rows are not whole blocks");
     tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
+    tensor.products.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
+    if (type.minimum != nullptr) tensor.minima.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / type.group));
     const auto* data = reinterpret_cast<const uint8_t*>(file_.data(info).data());
     for (int64_t i = 0; i < tensor.rows * blocks; ++i) {

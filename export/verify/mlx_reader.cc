@@ -34,6 +34,7 @@ class MlxArtifact : public HfArtifact {
     const StoredTensor& words = require(expected, base + ".weight");
     const int64_t row_words = tensor.cols * bits / 32;
     check(expected, words, DType::kU32, {tensor.rows, row_words});
+    tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
     for (int64_t r = 0; r < tensor.rows; ++r)
       for (int64_t c = 0; c < tensor.cols; ++c)
         tensor.levels.push_back(static_cast<int16_t>(packed_value(words.bytes(), r * row_words, 1, c, bits)));
@@ -50,6 +51,8 @@ class MlxArtifact : public HfArtifact {
     const auto number = [&](const StoredTensor& part, int64_t i) {
       return type == DType::kF32 ? value_at<float>(part.bytes(), i) : f16_to_f32(value_at<uint16_t>(part.bytes(), i));
     };
+    tensor.products.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
+    tensor.minima.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
       tensor.products.push_back(number(scales, i));
       tensor.minima.push_back(-number(biases, i));

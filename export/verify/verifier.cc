@@ -8,6 +8,7 @@
 #include "core/tokenizer/unicode.h"
 #include "export/hard_text.h"
 #include "export/provenance.h"
+#include "export/tensors.h"
 #include "export/verify/artifact.h"
 #include "export/verify/rounding.h"
 
@@ -197,9 +198,21 @@ bool same_digest(const Json& self, const char* name, const std::string& digest, 
   return false;
 }
 
+// One tensor is in memory at a time: integers as the artifact has them and as the model has them, or the artifact's
+// dense bytes and some values of the model.
+void check_memory(const ModelSource& model, const Context& context) {
+  constexpr uint64_t kProgram = uint64_t{32} << 20, kBytesPerCode = 6;
+  uint64_t largest = 0;
+  for (const ModelTensor& tensor : model.tensors())
+    largest = std::max(largest, static_cast<uint64_t>(tensor.elements()) *
+                                    (tensor.scheme.is_dense() ? size_of(DType::kF32) : kBytesPerCode));
+  check_memory_limit("verify", model, kProgram + kChunkElements * sizeof(float) + largest, context);
+}
+
 }  // namespace
 
 VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Context& context) {
+  check_memory(model, context);
   const auto artifact = open_artifact(path, model.config());
   VerifyResult result;
   result.format = artifact->format();
