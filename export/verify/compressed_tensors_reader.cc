@@ -1,6 +1,7 @@
 // The words of compressed-tensors' pack-quantized by their definition.
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "export/verify/rounding.h"
 #include "export/verify/safetensors_artifact.h"
 
 namespace retort {
@@ -60,9 +61,9 @@ class CompressedTensorsArtifact : public HfArtifact {
     tensor.scales.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
       const auto stored = value_at<uint16_t>(scales.bytes(), i);
-      const uint16_t bits = bf16 ? f32_to_f16(bf16_to_f32(stored)) : stored;
-      if (bf16 && f16_to_f32(bits) != bf16_to_f32(stored)) fail_artifact(expected, "a scale is no f16 number");
-      tensor.scales.push_back(bits);
+      const std::optional<uint16_t> bits = bf16 ? bits_of_f16(bf16_number(stored)) : stored;
+      if (!bits) fail_artifact(expected, "a scale is no f16 number");
+      tensor.scales.push_back(*bits);
     }
   }
 

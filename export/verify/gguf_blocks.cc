@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <array>
 
-#include "core/base/dtype.h"
+#include "export/verify/rounding.h"
 
 namespace retort {
 namespace {
 
 using Bytes = const uint8_t*;
 
-float half(Bytes p) { return f16_to_f32(static_cast<uint16_t>(p[0] + 256 * p[1])); }
+float half(Bytes p) { return f16_number(static_cast<uint16_t>(p[0] + 256 * p[1])); }
 int bits(int byte, int64_t first, int count) { return byte >> first & ((1 << count) - 1); }
 // Blocks of 32: the first half of the weights lies in the low nibbles, the second in the high ones.
 int nibble(Bytes p, int64_t i) { return i < 16 ? p[i] % 16 : p[i - 16] / 16; }

@@ -1,6 +1,7 @@
 // MLX's affine groups by their definition: scale * code + bias, the codes of a row one stream of bits.
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "export/verify/rounding.h"
 #include "export/verify/safetensors_artifact.h"
 
 namespace retort {
@@ -49,7 +50,7 @@ class MlxArtifact : public HfArtifact {
     if (type != DType::kF16 && type != DType::kF32) fail_artifact(expected, "its scales are not F16 or F32");
     for (const StoredTensor* part : {&scales, &biases}) check(expected, *part, type, {tensor.rows, tensor.groups});
     const auto number = [&](const StoredTensor& part, int64_t i) {
-      return type == DType::kF32 ? value_at<float>(part.bytes(), i) : f16_to_f32(value_at<uint16_t>(part.bytes(), i));
+      return type == DType::kF32 ? value_at<float>(part.bytes(), i) : f16_number(value_at<uint16_t>(part.bytes(), i));
     };
     tensor.products.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     tensor.minima.reserve(static_cast<size_t>(tensor.rows * tensor.groups));

@@ -9,6 +9,7 @@
 #include "export/verify/artifact.h"
 #include "export/verify/onnx_numbers.h"
 #include "export/verify/onnx_wire.h"
+#include "export/verify/rounding.h"
 
 namespace retort {
 namespace {
@@ -235,10 +236,9 @@ class OnnxArtifact : public ArtifactReader {
   static uint16_t scale_bits(const ExpectedTensor& expected, std::span<const std::byte> scales, int64_t index) {
     float scale = 0;
     std::memcpy(&scale, scales.data() + static_cast<size_t>(index) * sizeof scale, sizeof scale);
-    const uint16_t bits = f32_to_f16(scale);
-    const float back = f16_to_f32(bits);
-    if (std::memcmp(&back, &scale, sizeof scale) != 0) fail_artifact(expected, "a scale is no f16 number");
-    return bits;
+    const std::optional<uint16_t> bits = bits_of_f16(scale);
+    if (!bits) fail_artifact(expected, "a scale is no f16 number");
+    return *bits;
   }
 
   std::filesystem::path directory_;

@@ -1,8 +1,10 @@
 #include "export/verify/rounding.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/base/error.h"
 
@@ -24,6 +26,27 @@ struct Binary {
     const int exponent = static_cast<int>(bits >> kMantissa);
     if (exponent == 0) return mantissa * power(1 - kBias - kMantissa);
     return ((1u << kMantissa) + mantissa) * power(exponent - kBias - kMantissa);
+  }
+
+  static float number(uint32_t bits) {
+    const uint32_t unsigned_bits = bits & ~kSign;
+    double value = magnitude(unsigned_bits);
+    if (unsigned_bits == kInfinity) value = std::numeric_limits<double>::infinity();
+    if (unsigned_bits > kInfinity) value = std::numeric_limits<double>::quiet_NaN();
+    return static_cast<float>((bits & kSign) == 0 ? value : -value);
+  }
+
+  // Of a number that the format has, or infinity.
+  static std::optional<uint32_t> bits_of(float value) {
+    if (std::isnan(value)) return std::nullopt;
+    const uint32_t sign = std::signbit(value) ? kSign : 0;
+    if (std::isinf(value)) return sign | kInfinity;
+    const double wanted = std::abs(static_cast<double>(value));
+    const int exponent = wanted == 0 ? 1 - kBias : std::max(std::ilogb(wanted), 1 - kBias);
+    const double mantissa = wanted * power(kMantissa - exponent);
+    if (exponent > kBias || mantissa != std::floor(mantissa)) return std::nullopt;
+    // The leading one of a normal number adds one to the field of the exponent.
+    return sign | ((static_cast<uint32_t>(exponent + kBias - 1) << kMantissa) + static_cast<uint32_t>(mantissa));
   }
 
   static bool is_nearest(float value, uint32_t bits) {
@@ -59,6 +82,14 @@ using F16 = Binary<5, 10>;
 using BF16 = Binary<8, 7>;
 
 }  // namespace
+
+float f16_number(uint16_t bits) { return F16::number(bits); }
+float bf16_number(uint16_t bits) { return BF16::number(bits); }
+
+std::optional<uint16_t> bits_of_f16(float value) {
+  const std::optional<uint32_t> bits = F16::bits_of(value);
+  return bits ? std::optional(static_cast<uint16_t>(*bits)) : std::nullopt;
+}
 
 bool is_nearest_f16(float value, uint16_t bits) { return F16::is_nearest(value, bits); }
 

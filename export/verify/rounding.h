@@ -1,8 +1,10 @@
-// Whether stored numbers are the nearest to those of a model, told without the conversions that writers use.
+// What stored numbers are, and whether they are the nearest to those of a model, told without the conversions that
+// writers use.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "core/base/dtype.h"
@@ -12,6 +14,11 @@ namespace retort {
 // Whether no number of the binary format is nearer to `value` than the one of these bits, and of two that are equally
 // near it is the even one (IEEE 754, 4.3.1); zeros have the sign of the value, and a NaN is any NaN.
 bool is_nearest_f16(float value, uint16_t bits);
+// The numbers of these bits.
+float f16_number(uint16_t bits);
+float bf16_number(uint16_t bits);
+// The bits of `value`, if it is a number of f16 or infinite.
+std::optional<uint16_t> bits_of_f16(float value);
 // How many of `stored`, little-endian f32, f16 or bf16, are not the nearest. Sizes must match.
 int64_t count_not_nearest(DType type, std::span<const float> values, const std::byte* stored);
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -68,6 +69,28 @@ TEST(Rounding, TellsTheNearestOfRandomNumbers) {
     for (size_t i = 0; i < bytes.size(); i += size_of(type)) bytes[i] ^= std::byte{1};
     EXPECT_GT(count_not_nearest(type, values, bytes.data()), 19900) << name_of(type);
   }
+}
+
+// All of them, as the programs that write them convert.
+TEST(Rounding, ReadsEveryNumberOf16Bits) {
+  for (uint32_t i = 0; i < 65536; ++i) {
+    const auto bits = static_cast<uint16_t>(i);
+    const float half = f16_number(bits), brain = bf16_number(bits);
+    EXPECT_EQ(std::isnan(half), std::isnan(f16_to_f32(bits))) << bits;
+    EXPECT_EQ(std::isnan(brain), std::isnan(bf16_to_f32(bits))) << bits;
+    if (!std::isnan(brain)) {
+      EXPECT_EQ(std::bit_cast<uint32_t>(brain), uint32_t{bits} << 16);
+    }
+    if (std::isnan(half)) continue;
+    EXPECT_EQ(std::bit_cast<uint32_t>(half), std::bit_cast<uint32_t>(f16_to_f32(bits))) << bits;
+    EXPECT_EQ(bits_of_f16(half), bits);
+  }
+}
+
+TEST(Rounding, HasNoBitsForOtherNumbers) {
+  for (const float value : {1 + 0x1p-11f, 0x1p-25f, 0x1.8p-24f, 65505.0f, 65536.0f, 3e38f, -0x1p-149f,
+                            std::numeric_limits<float>::quiet_NaN()})
+    EXPECT_EQ(bits_of_f16(value), std::nullopt) << value;
 }
 
 }  // namespace
