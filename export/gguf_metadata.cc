@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "export/provenance.h"
@@ -163,8 +164,7 @@ constexpr std::array kFileTypes{
 };
 
 const FileType& file_type(const GgufLayerTypes& types) {
-  const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
-  const std::string& most = std::ranges::max_element(types, less)->first;
+  const std::string& most = largest_count(types)->first;
   const auto* row = std::ranges::find_if(kFileTypes, [&](const FileType& type) {
     return type.most == most && (type.with.empty() || types.contains(std::string(type.with)));
   });

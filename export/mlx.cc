@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/pack/packed_format.h"
 #include "core/pack/parts.h"
@@ -119,8 +120,7 @@ class MlxExporter : public ModuleCheckpoint {
 
   // The settings of most modules, and by name those of the others.
   void describe(Json& config) override {
-    const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
-    const Json common = std::ranges::max_element(uses_, less)->first;
+    const Json& common = largest_count(uses_)->first;
     Json quantization = common;
     for (const Module& module : modules_)
       if (module.settings != common) quantization[module.name] = module.settings;

@@ -6,6 +6,11 @@
 
 namespace retort {
 
+// A row of a matrix of codes, which must outlive it.
+auto row_of(auto& codes, int64_t row, int64_t cols) {
+  return std::span(codes).subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
+}
+
 // Bytes of a row; its last byte may be filled up with zero bits.
 inline int64_t row_bytes_of(int64_t codes, int bits) { return (codes * bits + 7) / 8; }
 

@@ -17,10 +17,6 @@ int64_t words_for(int64_t values, int bits) { return (values * bits + kWordBits 
 
 int64_t row_words(const QuantizedMatrix& m) { return words_for(m.cols, m.scheme.bits); }
 
-auto row_of(auto& codes, int64_t row, int64_t cols) {
-  return std::span(codes).subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
-}
-
 PackedPart codes_part(const QuantizedMatrix& m) {
   PackedPart part = blank_part("weight_packed", DType::kI32, {m.rows, row_words(m)});
   auto* words = elements_of<uint32_t>(part).data();

@@ -51,7 +51,7 @@ PackedPart codes_part(const QuantizedMatrix& m, const Sizes& sizes) {
   const int shift = code_shift(m.scheme, bits);
   std::vector<uint8_t> moved(static_cast<size_t>(shift != 0 ? m.cols : 0));
   for (int64_t r = 0; r < m.rows; ++r) {
-    std::span row = std::span(m.codes).subspan(static_cast<size_t>(r * m.cols), static_cast<size_t>(m.cols));
+    std::span row = row_of(m.codes, r, m.cols);
     if (shift != 0) add_to_all(row, shift, moved), row = moved;
     pack_row(row, bits, elements_of<uint8_t>(part).data() + r * sizes.row_bytes);
   }
@@ -93,7 +93,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
       scheme.symmetric ? nullptr : &require_part(parts, "zeros", DType::kU8, {rows, zero_bytes}, subject);
   std::vector<uint8_t> row_zeros(static_cast<size_t>(layout.blocks));
   for (int64_t r = 0; r < rows; ++r) {
-    const auto row = std::span(m.codes).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols));
+    const auto row = row_of(m.codes, r, cols);
     unpack_row(bytes_of(codes) + r * row_bytes, layout.bits, row);
     for (uint8_t& code : row) code = static_cast<uint8_t>(code - shift);
     if (zeros != nullptr) unpack_row(bytes_of(*zeros) + r * zero_bytes, layout.bits, row_zeros);

@@ -6,13 +6,12 @@
 #include <string>
 
 #include "core/pack/bit_rows.h"
+#include "core/pack/bit_stream.h"
 #include "core/pack/formats.h"
 #include "core/pack/parts.h"
 
 namespace retort {
 namespace {
-
-constexpr int64_t kWordBits = 32;
 
 float bias_of(const QuantizedMatrix& m, size_t at) {
   const int64_t groups = m.groups(), index = static_cast<int64_t>(at);
@@ -39,8 +38,7 @@ std::vector<PackedPart> pack_rows(const QuantizedMatrix& m) {
   std::vector<PackedPart> parts;
   PackedPart& codes = parts.emplace_back(blank_part("weight", DType::kU32, {m.rows, row_bytes * 8 / kWordBits}));
   for (int64_t r = 0; r < m.rows; ++r)
-    pack_row(std::span(m.codes).subspan(static_cast<size_t>(r * m.cols), static_cast<size_t>(m.cols)), m.scheme.bits,
-             elements_of<uint8_t>(codes).data() + r * row_bytes);
+    pack_row(row_of(m.codes, r, m.cols), m.scheme.bits, elements_of<uint8_t>(codes).data() + r * row_bytes);
   std::vector<float> biases(m.scales.size());
   for (size_t i = 0; i < biases.size(); ++i) biases[i] = bias_of(m, i);
   parts.push_back(floats_part("scales", DType::kF32, {m.rows, m.groups()}, m.scales));
@@ -75,9 +73,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const int64_t row_bytes = row_bytes_of(cols, scheme.bits), groups = m.groups();
   const auto& codes = require_part(parts, "weight", DType::kU32, {rows, row_bytes * 8 / kWordBits}, subject);
   const auto* packed = reinterpret_cast<const uint8_t*>(codes.bytes.data());
-  for (int64_t r = 0; r < rows; ++r)
-    unpack_row(packed + r * row_bytes, scheme.bits,
-               std::span(m.codes).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
+  for (int64_t r = 0; r < rows; ++r) unpack_row(packed + r * row_bytes, scheme.bits, row_of(m.codes, r, cols));
   const std::initializer_list<DType> types = {DType::kF16, DType::kBF16, DType::kF32};
   m.scales = floats_of(require_part(parts, "scales", types, {rows, groups}, subject));
   read_zeros(m, floats_of(require_part(parts, "biases", types, {rows, groups}, subject)), subject);

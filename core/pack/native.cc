@@ -10,11 +10,6 @@
 namespace retort {
 namespace {
 
-template <typename Codes>
-auto row_of(Codes& codes, int64_t row, int64_t cols) {
-  return std::span(codes).subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
-}
-
 std::string refuses(const QuantizedMatrix& m) {
   return m.scheme.is_super_block() || m.scheme.has_minima() ? "GGUF blocks are stored as they are" : "";
 }

@@ -1,4 +1,5 @@
-// WHERE the bits of a quantized matrix lie: one row per byte layout, used by every writer and by verify.
+// WHERE the bits of a quantized matrix lie: one row per byte layout, used by every writer and reader but
+// verify, which has reading code of its own.
 // To add a layout: one file with pack and unpack, one row in packed_format.cc, test vectors in tests/core.
 #pragma once
 

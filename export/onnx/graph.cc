@@ -164,9 +164,6 @@ OnnxValue OnnxGraph::ints(const std::vector<int64_t>& values) {
   return constant(DType::kI64, {static_cast<int64_t>(values.size())}, bytes_of(values));
 }
 OnnxValue OnnxGraph::integer(int64_t value) { return constant(DType::kI64, {}, bytes_of(std::vector{value})); }
-OnnxValue OnnxGraph::floats(const std::vector<float>& values) {
-  return constant(DType::kF32, {static_cast<int64_t>(values.size())}, bytes_of(values));
-}
 OnnxValue OnnxGraph::number(float value) { return constant(DType::kF32, {}, bytes_of(std::vector{value})); }
 OnnxValue OnnxGraph::ints32(const std::vector<int32_t>& values) {
   return constant(DType::kI32, {static_cast<int64_t>(values.size())}, bytes_of(values));

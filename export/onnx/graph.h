@@ -69,7 +69,6 @@ class OnnxGraph {
   // Small constants, kept inside the model file; equal ones are stored once.
   OnnxValue ints(const std::vector<int64_t>& values);    // shape [n]
   OnnxValue integer(int64_t value);                      // a scalar
-  OnnxValue floats(const std::vector<float>& values);    // shape [n]
   OnnxValue number(float value);                         // a scalar
   OnnxValue bytes(const std::vector<uint8_t>& values);   // shape [n]
   OnnxValue ints32(const std::vector<int32_t>& values);  // shape [n]

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "core/base/counts.h"
 #include "core/base/digest.h"
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -38,7 +39,7 @@ std::string main_scheme(const Inspection& found) {
     const bool linear = !match || match->rule->input != Input::kNone;
     counts[tensor.type] += linear ? elements(tensor) : 0;
   }
-  const auto most = std::ranges::max_element(counts, {}, [](const auto& entry) { return entry.second; });
+  const auto most = largest_count(counts);
   return most == counts.end() ? "" : most->first;
 }
 
