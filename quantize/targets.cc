@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -81,6 +82,20 @@ std::string reason_against(const Target& target, const Carrier& carrier, const T
 // Reason -> the first tensor that it holds for.
 using Reasons = std::map<std::string, std::string>;
 
+// Of matrices that become one. Those whose types auto has yet to choose get one type (allocate/assign.cc).
+void compare_fused(std::span<const TensorPlan> plans, Reasons& reasons) {
+  std::map<std::pair<int64_t, Input>, const TensorPlan*> firsts;
+  for (const TensorPlan& plan : plans) {
+    if (plan.rule->input == Input::kNone) continue;
+    const TensorPlan& first = *firsts.try_emplace({plan.layer, plan.rule->input}, &plan).first->second;
+    const bool both_open = !first.candidates.empty() && !plan.candidates.empty();
+    const bool both_dense = first.scheme.is_dense() && plan.scheme.is_dense();
+    if (both_open || both_dense || first.scheme == plan.scheme) continue;
+    reasons.emplace(name_of(first.scheme) + " and " + name_of(plan.scheme) + ": they become one matrix, of one scheme",
+                    first.tensor->name + " and " + plan.tensor->name);
+  }
+}
+
 Reasons reasons_against(const Target& target, const Carrier& carrier, std::span<const TensorPlan> plans) {
   Reasons reasons;
   for (const TensorPlan& plan : plans) {
@@ -88,6 +103,7 @@ Reasons reasons_against(const Target& target, const Carrier& carrier, std::span<
     const std::string reason = reason_against(target, carrier, plan);
     if (!reason.empty()) reasons.emplace(name_of(plan.scheme) + ": " + reason, plan.tensor->name);
   }
+  if (target.fuses) compare_fused(plans, reasons);
   return reasons;
 }
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <tuple>
 
 #include "core/base/digest.h"
 #include "core/base/error.h"
@@ -172,6 +173,28 @@ TEST_F(QuantizeByRtn, TargetsAreJudgedByWhatTheyLoad) {
   EXPECT_EQ(quantize(*source, chosen).verdict["loads"], false);
   chosen.strict = true;
   EXPECT_THAT(message_of([&] { quantize(*source, chosen, "strict"); }), HasSubstr("mlx"));
+}
+
+// vLLM makes one matrix of q, k and v, and one of gate and up.
+TEST_F(QuantizeByRtn, MatricesThatATargetMakesOneMustBeOfOneScheme) {
+  const auto source = model({.hidden_size = 256, .ffn_size = 512, .head_dim = 64});
+  QuantizeOptions chosen = options("int4-g128-sym");
+  for (const auto& [pattern, type, loads] : {std::tuple{"*v_proj.weight", "int8-g128-sym", false},
+                                             {"*layers.1.mlp.gate_proj.weight", "bf16", false},
+                                             {"*o_proj.weight", "int8-g128-sym", true},
+                                             {"*down_proj.weight", "bf16", true}}) {
+    chosen.keep = {{pattern, type}};
+    const TargetVerdict verdict = judge_target("vllm", plan_tensors(*source, chosen));
+    EXPECT_EQ(verdict.loads(), loads) << pattern;
+    EXPECT_TRUE(judge_target("mlx", plan_tensors(*source, chosen)).loads()) << pattern;
+  }
+  chosen.keep = {{"*q_proj.weight", "bf16"}, {"*k_proj.weight", "f16"}, {"*v_proj.weight", "bf16"}};
+  EXPECT_TRUE(judge_target("vllm", plan_tensors(*source, chosen)).loads()) << "none of them is quantized";
+  chosen.keep = {{"*layers.1.*v_proj.weight", "int8-g128-sym"}};
+  EXPECT_THAT(
+      judge_target("vllm", plan_tensors(*source, chosen)).reasons,
+      ::testing::ElementsAre("model.layers.1.self_attn.q_proj.weight and model.layers.1.self_attn.v_proj.weight: "
+                             "int4-g128-sym and int8-g128-sym: they become one matrix, of one scheme"));
 }
 
 TEST_F(QuantizeByRtn, RowsThatNoGroupDividesGetTheNearestScheme) {
