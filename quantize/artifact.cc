@@ -38,6 +38,10 @@ bool fits_f16(std::span<const float> values) {
 
 }  // namespace
 
+uint64_t dense_bytes(const ModelTensor& tensor) {
+  return static_cast<uint64_t>(tensor.elements()) * size_of(*tensor.scheme.dense);
+}
+
 MatrixTask task_of(const ModelSource& source, const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
   return {tensor.name,
@@ -100,7 +104,7 @@ void QuantizedWriter::add_dense(const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
   TensorReport report{tensor.name, name_of(plan.scheme), "copy", 0, plan.fallback, 0, Json::object()};
   if (plan.scheme == tensor.scheme) {
-    std::vector<std::byte> bytes(tensor.bytes);
+    std::vector<std::byte> bytes(dense_bytes(tensor));
     source_.read_dense(tensor, 0, tensor.rows(), bytes);
     writer().add_dense(tensor.name, *tensor.scheme.dense, tensor.shape, bytes);
   } else {

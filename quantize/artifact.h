@@ -38,6 +38,9 @@ class QuantizedWriter {
   std::future<void> writing_;  // the last matrix, while the next is solved
 };
 
+// Of a dense tensor as it is read (ModelSource::read_dense), which need not be as it is stored.
+uint64_t dense_bytes(const ModelTensor& tensor);
+
 // The rows of a tensor of the model.
 MatrixTask task_of(const ModelSource& source, const TensorPlan& plan);
 

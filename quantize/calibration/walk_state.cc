@@ -7,6 +7,7 @@
 #include "core/base/digest.h"
 #include "core/pack/packed_format.h"
 #include "model/array_file.h"
+#include "quantize/artifact.h"
 
 namespace fs = std::filesystem;
 
@@ -18,7 +19,7 @@ std::string digest_of(const ModelSource& source, const TensorPlan& plan) {
   Digest digest;
   digest.update(tensor.name + " " + name_of(tensor.scheme) + " " + name_of(plan.scheme) + " " +
                 std::to_string(plan.outliers) + "\n");
-  const auto row_bytes = static_cast<int64_t>(tensor.bytes) / tensor.rows();
+  const auto row_bytes = static_cast<int64_t>(dense_bytes(tensor)) / tensor.rows();
   const int64_t piece = std::max<int64_t>(1, (int64_t{8} << 20) / row_bytes);
   std::vector<std::byte> bytes;
   for (int64_t first = 0; first < tensor.rows(); first += piece) {
@@ -99,7 +100,8 @@ std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan,
   const Quantizer& quantizer = find_quantizer(options.method);
   Digest digest;
   digest.update(Json{quantizer.name, quantizer.version, options.group_order, options.damp, options.second_pass,
-                     options.aim, options.precision, options.scale_type, windows.size(0), source.config().json}
+                     options.aim, options.precision, options.scale_type, windows.size(0), source.config().json,
+                     context.device.substr(0, context.device.find(':'))}
                     .dump());
   const at::Tensor ids = windows.contiguous();
   digest.update(std::as_bytes(std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))));

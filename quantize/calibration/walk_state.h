@@ -14,8 +14,8 @@
 
 namespace retort {
 
-// Everything that the result depends on, as a digest: weights, plan, method and options, calibration tokens. It is the
-// same for any number of threads.
+// Everything that the result depends on, as a digest: weights, plan, method and options, calibration tokens, the
+// kind of device. It is the same for any number of threads.
 std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan, const QuantizeOptions& options,
                     const at::Tensor& windows, const Context& context);
 

@@ -133,7 +133,7 @@ class RowShard {
       const Grid& grid = grids.groups[static_cast<size_t>(i)];
       GridRows& rows = grids_at(unit * (unit_ / group_) + i, row / kSolverRows);
       const int64_t lane = row % kSolverRows;
-      finite_ = finite_ && std::isfinite(grid.scale);
+      finite_ = finite_ && std::isfinite(grid.scale) && std::isfinite(grid.minimum);
       rows.scale[lane] = grid.scale;
       rows.inverse[lane] = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
       rows.zero[lane] = grid.zero;

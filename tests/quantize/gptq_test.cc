@@ -512,6 +512,19 @@ TEST_F(Gptq, WeightsThatAreNotFiniteAreNotQuantized) {
   EXPECT_NE(solved.fallback, "");
 }
 
+// Weights far from zero that lie close together: a small scale, and a minimum that f16 cannot hold.
+TEST_F(Gptq, AMinimumThatF16CannotHoldIsNotStored) {
+  auto weights = gaussian(4 * 32, 50.0f, 44);
+  for (float& weight : weights) weight += 1e5f;
+  const MatrixTask task = matrix_task(weights, 32, "q4_1");
+  const InputStatistics statistics = random_statistics(32, {}, 45);
+  ThreadPool pool(2);
+  Context context{pool, sink_};
+  const SolvedMatrix solved = std::move(solve_gptq({&task, 1}, &statistics, {}, context).front());
+  EXPECT_FALSE(solved.matrix);
+  EXPECT_NE(solved.fallback, "");
+}
+
 TEST(FactorUpper, IsTheCholeskyFactorFromTheLastRowUp) {
   constexpr int64_t kSize = 600;  // two whole tiles and a part
   at::manual_seed(1);

@@ -18,6 +18,7 @@
 #include "model/decoder.h"
 #include "model/shards.h"
 #include "quantize/calibration/second_moment.h"
+#include "quantize/calibration/walk_state.h"
 #include "quantize/gptq/factor.h"
 #include "quantize/gptq/solver.h"
 #include "quantize/memory.h"
@@ -313,6 +314,47 @@ TEST_F(QuantizeByGptq, StateOfAnotherRunIsNotUsed) {
   quantize(*source, "out", other);
   quantize(*source, "fresh", other);
   EXPECT_EQ(digest_of_path(path("out")), digest_of_path(path("fresh")));
+}
+
+// Sums are not the same on another kind of device, and a run has one.
+TEST_F(QuantizeByGptq, StateBelongsToAKindOfDevice) {
+  const auto source = model();
+  const std::vector<TensorPlan> plans = plan_tensors(*source, options());
+  const at::Tensor ids = calibration_windows(*source, kText, 12, 48, "test");
+  ThreadPool pool(2);
+  const auto key = [&](const char* device) {
+    return run_key(*source, plans, options(), ids, {pool, silent_, 0, 0, device});
+  };
+  EXPECT_NE(key("cpu"), key("cuda"));
+  EXPECT_EQ(key("cuda"), key("cuda:1"));
+}
+
+// Types that are read as f32: there are more bytes stored than are read, or fewer.
+TEST_F(QuantizeByGptq, MayBeStoredInAnyType) {
+  const auto source = model();
+  fs::create_directories(path("wide"));
+  ModelWriter writer(path("wide"), source->side_files());
+  for (const ModelTensor& tensor : source->tensors()) {
+    const std::vector<float> values = source->read_f32(tensor);
+    const std::vector<double> wide(values.begin(), values.end());
+    const std::vector<int8_t> ones(values.size(), 1);
+    if (tensor.name == "model.norm.weight")
+      writer.add_dense(tensor.name, DType::kI8, tensor.shape, std::as_bytes(std::span(ones)));
+    else
+      writer.add_dense(tensor.name, DType::kF64, tensor.shape, std::as_bytes(std::span(wide)));
+  }
+  writer.finish(source->config().json, nullptr);
+  const auto stored = open_model(path("wide"));
+  ASSERT_EQ(stored->at("model.norm.weight").stored + stored->at("model.embed_tokens.weight").stored, "i8f64");
+  quantize(*stored, "from-wide", options());
+  quantize(*source, "from-f32", options());
+  const auto wide = open_model(path("from-wide")), narrow = open_model(path("from-f32"));
+  for (const ModelTensor& tensor : narrow->tensors()) {
+    const bool ones = tensor.name == "model.norm.weight";
+    const std::vector<float> expected =
+        ones ? std::vector<float>(static_cast<size_t>(tensor.elements()), 1.0f) : narrow->read_f32(tensor);
+    EXPECT_EQ(wide->read_f32(wide->at(tensor.name)), expected) << tensor.name;
+  }
 }
 
 TEST_F(QuantizeByGptq, ActivationsThatAreNotFiniteFallBackToRounding) {
