@@ -77,8 +77,11 @@ std::vector<SolvedMatrix> solve_imatrix(std::span<const MatrixTask> group, const
   const std::vector<float> importance = floored_importance(statistics->mean_square);
   std::vector<SolvedMatrix> solved;
   for (const MatrixTask& task : group) {
-    solved.push_back(round_to_nearest(task, importance, options.grid, context));
-    solved.back().method = "imatrix";
+    SolvedMatrix& matrix = solved.emplace_back(round_to_nearest(task, importance, options.grid, context));
+    const bool as_ggml = rounds_as_ggml(task.scheme, options.grid);
+    if (!as_ggml && !importance.empty()) matrix.method = "imatrix";
+    if (as_ggml && task.scheme.block == BlockType::kQ4_0 && matrix.matrix)
+      matrix.fallback = "with --grid max nothing is weighted";
   }
   return solved;
 }

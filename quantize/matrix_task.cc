@@ -58,12 +58,26 @@ MatrixTask spread_rows(const MatrixTask& task, int64_t rows) {
   return some;
 }
 
-std::optional<Grid> fit_tensor_grid(const MatrixTask& task) {
+void weigh_errors(std::span<const float> importance, std::span<const float> values, std::vector<float>& weights) {
+  const size_t cols = importance.size();
+  weights.resize(cols == 0 ? 0 : values.size());
+  for (size_t start = 0; start < weights.size(); start += cols) {
+    double squares = 0;
+    for (const float value : values.subspan(start, cols)) squares += static_cast<double>(value) * value;
+    const auto spread = static_cast<float>(squares / static_cast<double>(cols));
+    for (size_t c = 0; c < cols; ++c)
+      weights[start + c] = importance[c] * std::sqrt(spread + values[start + c] * values[start + c]);
+  }
+}
+
+std::optional<Grid> fit_tensor_grid(const MatrixTask& task, GridRule rule, std::span<const float> importance) {
   if (task.scheme.granularity != Granularity::kTensor) return std::nullopt;
   std::vector<float> values(static_cast<size_t>(task.rows * task.cols));
   task.read(0, task.rows, values);
   if (!all_finite(values)) return Grid{};
-  return GridFitter(task.scheme, GridRule::kSmallestError, task.scale_type).fit(values);
+  std::vector<float> weights;
+  weigh_errors(importance, values, weights);
+  return GridFitter(task.scheme, rule, task.scale_type).fit(values, weights);
 }
 
 namespace {

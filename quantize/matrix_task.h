@@ -42,8 +42,14 @@ MatrixTask scaled(const MatrixTask& task, std::span<const float> column_factors,
 // At most `rows` rows, spread evenly: row i of it is row i * task.rows / its rows.
 MatrixTask spread_rows(const MatrixTask& task, int64_t rows);
 
-// The one grid of a matrix whose scheme has one grid for the tensor; empty for other schemes.
-std::optional<Grid> fit_tensor_grid(const MatrixTask& task);
+// What the error of each of `values` (whole rows) counts, as llama.cpp weighs a column's importance: large weights
+// count more (ggml-quants.c, quantize_row_q4_0_impl). Empty without importance.
+void weigh_errors(std::span<const float> importance, std::span<const float> values, std::vector<float>& weights);
+
+// The one grid of a matrix whose scheme has one grid for the tensor; empty for other schemes. `importance` as in
+// round_to_nearest.
+std::optional<Grid> fit_tensor_grid(const MatrixTask& task, GridRule rule = GridRule::kSmallestError,
+                                    std::span<const float> importance = {});
 
 // Sums of squares of weights and of their rounding errors.
 struct ErrorSums {

@@ -73,9 +73,12 @@ struct Quantizer {
 std::span<const Quantizer> quantizers();
 const Quantizer& find_quantizer(std::string_view name);  // a usage Error names the nearest valid one
 
-// Round to nearest, row by row (grid.h). Blocks of q8_0 and, with GridRule::kLargestWeight, of q4_0 are exactly those
-// of ggml's reference quantizer. `importance` (empty, or one number per column, llama.cpp's imatrix) weights the errors
-// of a column; large weights then count more than small ones. task.outliers stay in f16.
+// Whether matrices of the scheme are the blocks of ggml's reference quantizer, bit for bit: q8_0 always (a search would
+// lower an error that its 8-bit activations hide, and take three times as long), q4_0 with GridRule::kLargestWeight.
+// Nothing is searched then, and importance has no say.
+bool rounds_as_ggml(const Scheme& scheme, GridRule rule);
+// Round to nearest, row by row (grid.h), or as ggml does. `importance` (empty, or one number per column, llama.cpp's
+// imatrix) weights the errors of a column; large weights then count more than small ones. task.outliers stay in f16.
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
                               Context& context);
 std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* statistics,

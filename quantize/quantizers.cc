@@ -10,10 +10,10 @@ namespace {
 bool any_scheme(const Scheme& scheme) { return !scheme.is_dense(); }
 
 constexpr std::array kQuantizers{
-    Quantizer{.name = "rtn", .version = 4, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
+    Quantizer{.name = "rtn", .version = 5, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
     Quantizer{.name = "gptq", .version = 5, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
     Quantizer{.name = "awq",
-              .version = 3,
+              .version = 4,
               .needs_calibration = true,
               .supports = any_scheme,
               .solve = solve_awq,
@@ -25,7 +25,7 @@ constexpr std::array kQuantizers{
               .solve = solve_gptq,
               .scales_inputs = true},
     Quantizer{.name = "imatrix",
-              .version = 3,
+              .version = 4,
               .needs_calibration = false,
               .supports = any_scheme,
               .solve = solve_imatrix,

@@ -55,13 +55,13 @@ class PieceRounder {
         fitter_(matrix.scheme, rule, scale_type),
         unit_(static_cast<size_t>(matrix.scheme.unit_size(matrix.cols))),
         group_(static_cast<size_t>(matrix.scheme.group_size(matrix.cols))) {
-    if (rule != GridRule::kLargestWeight) return;
-    if (matrix.scheme.block == BlockType::kQ8_0) round_block_ = round_q8_0;
-    if (matrix.scheme.block == BlockType::kQ4_0) round_block_ = round_q4_0;
+    if (rounds_as_ggml(matrix.scheme, rule))
+      round_block_ = matrix.scheme.block == BlockType::kQ8_0 ? round_q8_0 : round_q4_0;
   }
 
   void round(const RowPiece& piece) {
-    const std::span<const float> importance = importance_.empty() ? importance_ : weigh(piece.values);
+    weigh_errors(importance_, piece.values, weights_);
+    const std::span<const float> importance = weights_;
     const size_t units = piece.values.size() / unit_, before = static_cast<size_t>(piece.first * matrix_.cols) / unit_;
     for (size_t unit = 0; unit < units; unit += kUnits) {
       const size_t start = unit * unit_, size = std::min(kUnits, units - unit) * unit_;
@@ -91,20 +91,6 @@ class PieceRounder {
     }
   }
 
-  // As llama.cpp weighs a column's importance: large weights count more (ggml-quants.c, quantize_row_q4_0_impl).
-  std::span<const float> weigh(std::span<const float> values) {
-    weights_.resize(values.size());
-    const auto cols = static_cast<size_t>(matrix_.cols);
-    for (size_t start = 0; start < values.size(); start += cols) {
-      double squares = 0;
-      for (const float value : values.subspan(start, cols)) squares += static_cast<double>(value) * value;
-      const auto spread = static_cast<float>(squares / static_cast<double>(cols));
-      for (size_t c = 0; c < cols; ++c)
-        weights_[start + c] = importance_[c] * std::sqrt(spread + values[start + c] * values[start + c]);
-    }
-    return weights_;
-  }
-
   QuantizedMatrix& matrix_;
   const std::optional<Grid>& tensor_grid_;
   const std::span<const float> importance_;  // of the columns
@@ -121,6 +107,10 @@ bool finite_scales(const QuantizedMatrix& m) {
 
 }  // namespace
 
+bool rounds_as_ggml(const Scheme& scheme, GridRule rule) {
+  return scheme.block == BlockType::kQ8_0 || (scheme.block == BlockType::kQ4_0 && rule == GridRule::kLargestWeight);
+}
+
 SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> importance, GridRule rule,
                               Context& context) {
   if (!task.outliers.empty()) {
@@ -129,13 +119,11 @@ SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> imp
     return solved;
   }
   const auto start = std::chrono::steady_clock::now();
-  // As llama.cpp: a search would lower an error that its 8-bit activations hide, and take three times as long.
-  if (task.scheme.block == BlockType::kQ8_0) rule = GridRule::kLargestWeight;
   SolvedMatrix solved{.matrix = make_quantized(task.scheme, task.rows, task.cols),
                       .method = "rtn",
                       .fallback = {},
                       .scale_type = task.scale_type};
-  const std::optional<Grid> tensor_grid = fit_tensor_grid(task);
+  const std::optional<Grid> tensor_grid = fit_tensor_grid(task, rule, importance);
   std::vector<ErrorSums> sums(static_cast<size_t>(count_pieces(task)));
   std::atomic<bool> finite{true};
   for_each_piece(task, context, [&](const RowPiece& piece) {

@@ -150,7 +150,7 @@ OperationResult run(const Params& params, const std::filesystem::path& output, C
 }  // namespace
 
 extern const Operation kQuantizeOperation = {"quantize",
-                                             2,
+                                             3,
                                              "Choose codes and scales; writes a native quantized directory.",
                                              kParams,
                                              OutputKind::kDirectory,

@@ -21,6 +21,12 @@ class Rtn : public ::testing::Test {
     Context context{pool, sink_};
     return round_to_nearest(task, {}, rule, context);
   }
+  SolvedMatrix by_importance(const MatrixTask& task, const InputStatistics* statistics,
+                             GridRule rule = GridRule::kSmallestError) {
+    ThreadPool pool(1);
+    Context context{pool, sink_};
+    return std::move(solve_imatrix({&task, 1}, statistics, {.grid = rule}, context).front());
+  }
   double error_of(const MatrixTask& task, const QuantizedMatrix& matrix, int threads = 1) {
     ThreadPool pool(threads);
     Context context{pool, sink_};
@@ -61,6 +67,48 @@ TEST_F(Rtn, ATensorHasOneGrid) {
   const Grid grid = GridFitter(parse_scheme("int8-tensor-asym")).fit(values);
   for (const float scale : solved.matrix->scales) EXPECT_EQ(scale, grid.scale);
   for (const uint8_t zero : solved.matrix->zeros) EXPECT_EQ(zero, grid.zero);
+}
+
+TEST_F(Rtn, TheOneGridHeedsTheRule) {
+  const auto values = gaussian(64 * 8, 0.02f, 4);
+  const MatrixTask task = matrix_task(values, 64, "int4-tensor-sym");
+  const Grid grid = GridFitter(task.scheme, GridRule::kLargestWeight).fit(values);
+  EXPECT_EQ(solve(task, 1, GridRule::kLargestWeight).matrix->scales[0], grid.scale);
+  EXPECT_NE(solve(task).matrix->scales[0], grid.scale);
+}
+
+// As do the grids of groups.
+TEST_F(Rtn, TheOneGridHeedsImportance) {
+  auto values = gaussian(64 * 8, 0.02f, 4);
+  for (size_t i = 0; i < values.size(); i += 64) values[i] *= 8;  // a column that counts little
+  InputStatistics statistics{.features = 64, .second_moment = {}, .mean_square = std::vector<float>(64, 1.0f)};
+  statistics.mean_square[0] = 1e-4f;
+  for (const char* scheme : {"int4-tensor-sym", "int4-tensor-asym", "int8-tensor-sym"}) {
+    double errors[2] = {};
+    for (const bool weighted : {false, true}) {
+      const SolvedMatrix solved = by_importance(matrix_task(values, 64, scheme), weighted ? &statistics : nullptr);
+      const std::vector<float> rounded = dequantize(*solved.matrix);
+      for (size_t i = 0; i < values.size(); ++i)
+        errors[weighted] += statistics.mean_square[i % 64] * std::pow(rounded[i] - values[i], 2.0);
+    }
+    EXPECT_LT(errors[1], (scheme[3] == '8' ? 1.0 : 0.8) * errors[0]) << scheme;
+  }
+}
+
+TEST_F(Rtn, WhereNothingIsWeightedTheReportSaysSo) {
+  const auto values = gaussian(64 * 8, 0.02f, 4);
+  const InputStatistics active{.features = 64, .second_moment = {}, .mean_square = std::vector<float>(64, 1.0f)};
+  const InputStatistics silent{.features = 64, .second_moment = {}, .mean_square = std::vector<float>(64, 0.0f)};
+  const auto method = [&](const char* scheme, const InputStatistics& statistics, GridRule rule) {
+    const SolvedMatrix solved = by_importance(matrix_task(values, 64, scheme), &statistics, rule);
+    return solved.method + (solved.fallback.empty() ? "" : ", fell back");
+  };
+  EXPECT_EQ(method("q4_0", active, GridRule::kSmallestError), "imatrix");
+  EXPECT_EQ(method("q4_0", active, GridRule::kLargestWeight), "rtn, fell back");
+  EXPECT_EQ(method("int4-g32-sym", active, GridRule::kLargestWeight), "imatrix");  // of the refit
+  EXPECT_EQ(method("q8_0", active, GridRule::kSmallestError), "rtn");              // it is so by definition
+  EXPECT_EQ(method("int8-tensor-sym", active, GridRule::kSmallestError), "imatrix");
+  EXPECT_EQ(method("q4_0", silent, GridRule::kSmallestError), "rtn");
 }
 
 TEST_F(Rtn, ScalesAreOfTheTypeAskedFor) {
