@@ -71,6 +71,12 @@ const Mix* find_mix(std::string_view name) {
   return nullptr;
 }
 
+std::vector<std::string> mix_names() {
+  std::vector<std::string> names;
+  for (const Mix& mix : kMixes) names.emplace_back(mix.name);
+  return names;
+}
+
 std::string_view base_of(const Mix& mix) { return mix.base; }
 
 Scheme scheme_in_mix(const Mix& mix, const ModelConfig& config, const TensorRule& rule, int64_t layer) {

@@ -7,6 +7,7 @@
 #include "quantize/mixes.h"
 #include "quantize/quantize.h"
 #include "quantize/quantizer.h"
+#include "quantize/scheme_option.h"
 #include "quantize/targets.h"
 
 namespace retort {
@@ -17,6 +18,9 @@ struct KeepRule {
   Scheme scheme;
   bool matched = false;
 };
+
+// Whose scales need not be those of a format that fixes their type.
+bool holds_portable_scales(const Scheme& scheme) { return !scheme.is_block() && scheme.book == CodeBook::kLinear; }
 
 Scheme dense_as(DType type) { return parse_scheme(name_of(type)); }
 
@@ -35,11 +39,9 @@ class Planner {
         outliers_(options.outliers) {
     if (options.scheme == "auto") types_ = candidate_types(options);
     if (!options.target.empty()) target_ = &find_target(options.target);
-    scheme_ = !types_.empty() ? types_.front() : checked(mix_ ? std::string(base_of(*mix_)) : options.scheme, false);
-    if (scale_type_ != ScaleType::kF16 && (scheme_.is_block() || scheme_.book != CodeBook::kLinear))
-      fail_usage("quantize", "--scale-type", name_of(scheme_) + " is stored with f16 scales",
-                 "Portable scales are for integer schemes, as int4-g32-sym");
-    for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, checked(type, true)});
+    scheme_ = types_.empty() ? asked_scheme(options.scheme) : types_.front();
+    if (scale_type_ != ScaleType::kF16) require_portable_scales();
+    for (const auto& [pattern, type] : options.keep) keep_.push_back({pattern, kept_type(type)});
   }
 
   std::vector<TensorPlan> plan() {
@@ -54,7 +56,7 @@ class Planner {
       TensorPlan plan{&tensor, expected.rule, expected.layer, wanted(tensor, *expected.rule, expected.layer), {}};
       if (choosable(plan)) offer_types(plan);
       plans.push_back(fitted(std::move(plan)));
-      if (!plans.back().scheme.is_block()) plans.back().scale_type = scale_type_;
+      if (holds_portable_scales(plans.back().scheme)) plans.back().scale_type = scale_type_;
       plans.back().outliers = outliers_of(plans.back());
     }
     for (const KeepRule& rule : keep_)
@@ -63,23 +65,45 @@ class Planner {
   }
 
  private:
-  Scheme checked(const std::string& name, bool dense_allowed) const {
-    const Scheme scheme = parse_scheme(name);
-    if (scheme.is_dense() && dense_allowed) return scheme;
+  Scheme asked_scheme(const std::string& name) const {
+    if (mix_) return made("--scheme", parse_scheme(base_of(*mix_)));
+    std::vector<std::string> names = mix_names();
+    names.emplace_back("auto");
+    const Scheme scheme = scheme_of_option("--scheme", name, std::move(names));
     if (scheme.is_dense())
       fail_usage("quantize", "--scheme", name + " does not quantize", "To convert a checkpoint, use retort export");
+    return made("--scheme", scheme);
+  }
+
+  Scheme kept_type(const std::string& name) const {
+    const Scheme scheme = scheme_of_option("--keep", name);
+    return scheme.is_dense() ? scheme : made("--keep", scheme);
+  }
+
+  Scheme made(std::string_view option, const Scheme& scheme) const {
     if (!quantizer_.supports(scheme))
-      fail_usage("quantize", "--scheme", std::string(quantizer_.name) + " does not make " + name);
+      fail_usage("quantize", option, std::string(quantizer_.name) + " does not make " + name_of(scheme));
     return scheme;
+  }
+
+  void require_portable_scales() const {
+    std::vector<Scheme> asked = types_;
+    if (asked.empty()) asked.push_back(scheme_);
+    for (const Scheme& scheme : asked)
+      if (!holds_portable_scales(scheme))
+        fail_usage("quantize", "--scale-type", name_of(scheme) + " is stored with f16 scales",
+                   "Portable scales are for integer schemes, as int4-g32-sym");
   }
 
   Scheme wanted(const ModelTensor& tensor, const TensorRule& rule, int64_t layer) {
     const bool matrix = tensor.shape.size() == 2;
+    const KeepRule* first = nullptr;
     for (KeepRule& keep : keep_) {
       if (!glob_match(keep.pattern, tensor.name)) continue;
       keep.matched = true;
-      if (matrix || keep.scheme.is_dense()) return keep.scheme;
+      if (first == nullptr && (matrix || keep.scheme.is_dense())) first = &keep;
     }
+    if (first != nullptr) return first->scheme;
     if (!matrix) return tensor.scheme;
     if (rule.input != Input::kNone) return mix_ ? scheme_in_mix(*mix_, source_.config(), rule, layer) : scheme_;
     const Scheme base = mix_ ? scheme_in_mix(*mix_, source_.config(), rule, layer) : scheme_;

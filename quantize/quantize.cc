@@ -82,7 +82,8 @@ void clear_directory(const fs::path& directory) {
 Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
               const std::optional<ImportanceMatrix>& importance) {
   Json keep = Json::object();
-  for (const auto& [pattern, type] : options.keep) keep[pattern] = type;
+  for (const auto& [pattern, type] : options.keep)
+    if (!keep.contains(pattern)) keep[pattern] = type;  // the first counts
   Json json{{"method_version", quantizer.version}, {"keep", keep}, {"grid", options.grid}};
   if (importance)
     json["importance"] = {{"texts", importance->texts},

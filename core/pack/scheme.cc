@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/pack/block_types.h"
+#include "core/pack/scheme_names.h"
 
 namespace retort {
 namespace {
@@ -88,15 +89,6 @@ std::optional<Scheme> parse_nf4_scheme(std::string_view text) {
   return parse_granularity(text.substr(4), scheme) ? std::optional(scheme) : std::nullopt;
 }
 
-std::vector<std::string> example_names() {
-  std::vector<std::string> names{"nf4-g64"};
-  for (const NamedScheme& named : named_schemes()) names.emplace_back(named.name);
-  for (const char* bits : {"int2", "int3", "int4", "int8"})
-    for (const char* group : {"g32", "g64", "g128", "channel", "tensor"})
-      for (const char* symmetry : {"sym", "asym"}) names.push_back(std::string(bits) + "-" + group + "-" + symmetry);
-  return names;
-}
-
 constexpr std::array<float, 16> kNf4Levels{-1.0f,
                                            -0.6961928009986877f,
                                            -0.5250730514526367f,
@@ -122,6 +114,15 @@ std::span<const float> levels_of(CodeBook book) {
   return book == CodeBook::kNf4 ? kNf4Levels : kIq4Levels;
 }
 
+std::vector<std::string> scheme_names() {
+  std::vector<std::string> names{"nf4-g64"};
+  for (const NamedScheme& named : named_schemes()) names.emplace_back(named.name);
+  for (const char* bits : {"int2", "int3", "int4", "int8"})
+    for (const char* group : {"g32", "g64", "g128", "channel", "tensor"})
+      for (const char* symmetry : {"sym", "asym"}) names.push_back(std::string(bits) + "-" + group + "-" + symmetry);
+  return names;
+}
+
 std::optional<Scheme> find_scheme(std::string_view text) {
   for (const NamedScheme& named : named_schemes())
     if (named.name == text) return named.scheme;
@@ -132,7 +133,7 @@ std::optional<Scheme> find_scheme(std::string_view text) {
 Scheme parse_scheme(std::string_view text) {
   if (const auto scheme = find_scheme(text)) return *scheme;
   fail_usage("options", "--scheme", "'" + std::string(text) + "' is not a scheme",
-             "The nearest valid one is " + nearest_name(text, example_names()));
+             "The nearest valid one is " + nearest_name(text, scheme_names()));
 }
 
 std::string name_of(const Scheme& scheme) {

@@ -223,6 +223,31 @@ TEST_F(QuantizeByRtn, KeepOverridesAndFirstMatchWins) {
   EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "f32") << "a vector cannot be quantized";
 }
 
+TEST_F(QuantizeByRtn, KeepRulesBehindOthersAreNoMistakes) {
+  const auto source = model();
+  QuantizeOptions chosen = options("int4-g32-sym");
+  chosen.keep = {{"*layers.1.*", "bf16"}, {kQuery, "int8-channel-sym"}, {"*layers.1.*", "f16"}};
+  EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kQuery), "bf16");
+  quantize(*source, chosen);
+  const Json keep = read_json_file(path("out") / "retort.json")["options"]["keep"];
+  EXPECT_EQ(keep, (Json{{"*layers.1.*", "bf16"}, {kQuery, "int8-channel-sym"}}));
+}
+
+TEST_F(QuantizeByRtn, AWrongTypeNamesItsOptionAndTheNearest) {
+  const auto source = model();
+  const auto message = [&](const std::string& scheme, const std::string& kept) {
+    QuantizeOptions chosen = options(scheme);
+    if (!kept.empty()) chosen.keep = {{"*", kept}};
+    return message_of([&] { plan_tensors(*source, chosen); });
+  };
+  EXPECT_EQ(message("q4_km", ""), "[quantize] --scheme: 'q4_km' is not a scheme. The nearest valid one is q4_k_m");
+  EXPECT_EQ(message("autp", ""), "[quantize] --scheme: 'autp' is not a scheme. The nearest valid one is auto");
+  EXPECT_EQ(message("int4-g32-syn", ""),
+            "[quantize] --scheme: 'int4-g32-syn' is not a scheme. The nearest valid one is int4-g32-sym");
+  EXPECT_EQ(message("int4", "q4_kk"), "[quantize] --keep: 'q4_kk' is not a scheme. The nearest valid one is q4_k");
+  EXPECT_EQ(message("int4", "f17"), "[quantize] --keep: 'f17' is not a scheme. The nearest valid one is f16");
+}
+
 TEST_F(QuantizeByRtn, WhatIsNotPossibleIsSaid) {
   const auto source = model();
   QuantizeOptions chosen = options("int4-g32-sym");
@@ -258,6 +283,16 @@ TEST_F(QuantizeByRtn, PortableScalesAreOfIntegerSchemes) {
     refused.scale_type = "portable";
     if (refused.scheme == "auto") refused.size = "5bpw";
     EXPECT_THAT(message_of([&] { quantize(*source, refused); }), HasSubstr("is stored with f16 scales")) << scheme;
+  }
+  QuantizeOptions other = chosen;
+  other.types = "nf4-g32,int4-g32-sym,int8-g32-sym";
+  EXPECT_THAT(message_of([&] { quantize(*source, other); }), HasSubstr("nf4-g32 is stored with f16 scales"));
+  other = options("int4-g32-sym");
+  other.scale_type = "portable";
+  other.keep = {{kQuery, "nf4-g32"}, {kDown, "q4_0"}};
+  for (const TensorPlan& plan : plan_tensors(*source, other)) {
+    if (plan.scheme.is_dense()) continue;
+    EXPECT_EQ(plan.scale_type == ScaleType::kPortable, name_of(plan.scheme).starts_with("int")) << plan.tensor->name;
   }
   chosen.scale_type = "bf16";
   EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("They are f16 and portable"));
