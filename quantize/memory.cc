@@ -1,11 +1,19 @@
 #include "quantize/memory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <utility>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "quantize/allocate/sensitivity.h"
+#include "quantize/allocate/measured_units.h"
+#include "quantize/artifact.h"
+#include "quantize/tune/tune.h"
+
+namespace fs = std::filesystem;
 
 namespace retort {
 namespace {
@@ -40,7 +48,7 @@ uint64_t storing(TensorPlan plan, uint64_t threads) {
   }
   const ModelTensor& tensor = *plan.tensor;
   const uint64_t elements = bytes(tensor.elements());
-  if (plan.scheme == tensor.scheme) return tensor.bytes;
+  if (plan.scheme == tensor.scheme) return dense_bytes(tensor);
   if (plan.scheme.is_dense()) return 4 * kFloat * elements;
   const uint64_t scales = bytes(tensor.rows() * plan.scheme.groups(tensor.cols()), kFloat + 1);
   const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? 2 * kFloat * elements : 0;
@@ -90,20 +98,46 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
          threads * (shard + solver);
 }
 
-// The model in float32, what it computes on the windows of a sensitivity measurement, and one matrix's rounding.
+// The model in float32, what it computes on the windows of a sensitivity measurement, the rounded matrices of a unit,
+// and one matrix's rounding.
 uint64_t measuring(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                    uint64_t threads) {
   const ModelConfig& config = source.config();
   const SensitivityWindows windows = sensitivity_windows(config, options);
-  uint64_t weights = 0, matrix = 0;
+  uint64_t weights = 0, matrix = 0, rounded = 0;
   for (const TensorPlan& plan : plans) {
     weights += bytes(plan.tensor->elements(), kFloat);
-    matrix = std::max(matrix, bytes(plan.tensor->elements(), 3 * kFloat));
+    matrix = std::max(matrix, bytes(plan.tensor->elements(), 2 * kFloat));
+  }
+  for (const MeasuredUnit& unit : measured_units(config, plans, windows).units) {
+    uint64_t together = 0;
+    for (const size_t member : unit.members) together += bytes(plans[member].tensor->elements(), kFloat);
+    rounded = std::max(rounded, together);
   }
   const int64_t states = (config.layers + 1) * config.hidden_size + config.vocab_size;
   const int64_t moving = 4 * config.vocab_size + 3 * config.ffn_size + 3 * (config.query_size() + 2 * config.kv_size());
-  return kTorchPages + weights + matrix + bytes(windows.count * windows.length * states, kFloat) +
+  return kTorchPages + weights + matrix + rounded + bytes(windows.count * windows.length * states, kFloat) +
          threads * bytes(windows.length * moving, kFloat);
+}
+
+uint64_t corpus_bytes(const fs::path& path) {
+  if (!fs::is_directory(path)) return fs::exists(path) ? fs::file_size(path) : 0;
+  uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const fs::path extension = entry.path().extension();
+    if (extension == ".txt" || extension == ".md") sum += entry.file_size();
+  }
+  return sum;
+}
+
+// A text while it is read (the file and a copy, the parts of a directory while they are joined) and its tokens.
+uint64_t reading(const fs::path& text) { return 3 * corpus_bytes(text); }
+
+// What the process has now, which is less than its peak where an earlier stage took more.
+uint64_t resident_bytes() {
+  uint64_t all = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace
@@ -112,12 +146,13 @@ uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> 
                          const Context& context) {
   const auto threads = static_cast<uint64_t>(context.threads.size());
   uint64_t needed = largest_storing(plans, -1, threads);
-  if (options.scheme == "auto" && !options.calibration.empty())
-    needed = std::max(needed, measuring(source, plans, options, threads));
   const Quantizer& quantizer = find_quantizer(options.method);
-  if (quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty()))
-    needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, threads));
-  return peak_resident_bytes() + kWriterBuffers + needed;
+  const bool measures = options.scheme == "auto" && !options.calibration.empty();
+  const bool walks = quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty());
+  if (measures) needed = std::max(needed, measuring(source, plans, options, threads));
+  if (walks) needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, threads));
+  if (measures || walks || tunes(options)) needed = std::max(needed, reading(options.calibration));
+  return resident_bytes() + kWriterBuffers + needed;
 }
 
 void require_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,

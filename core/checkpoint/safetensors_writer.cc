@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/checkpoint/safetensors_size.h"
 
 namespace fs = std::filesystem;
 
@@ -177,6 +178,15 @@ void SafetensorsWriter::finish() {
     fs::rename(p.shards[i]->path(), p.directory / shard_name(i, p.shards.size()));
   if (p.shards.size() > 1) p.write_index();
   p.finished = true;
+}
+
+uint64_t safetensors_overhead(uint64_t data_bytes, uint64_t tensors, uint64_t names) {
+  constexpr uint64_t kEntry = 160, kIndexEntry = 64, kStart = 256, kShardBytes = 5'000'000'000;
+  const uint64_t header = names + tensors * kEntry + kStart;
+  if (data_bytes <= kBuffered) return header;
+  // Two shards, one after the other, hold more than one may; and a header that is full begins another.
+  const uint64_t shards = 1 + data_bytes / (kShardBytes / 2) + 2 * (header / kReserved);
+  return shards * kReserved + (shards > 1 ? names + tensors * kIndexEntry + kStart : 0);
 }
 
 uint64_t SafetensorsWriter::data_bytes() const { return impl_->data_bytes; }

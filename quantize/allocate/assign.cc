@@ -5,14 +5,18 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <map>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/checkpoint/safetensors_size.h"
 #include "quantize/allocate/choose.h"
 #include "quantize/allocate/sensitivity.h"
 #include "quantize/artifact.h"
+#include "quantize/scheme_option.h"
 #include "quantize/targets.h"
+#include "quantize/tune/tune.h"
 
 namespace retort {
 namespace {
@@ -22,12 +26,32 @@ constexpr std::string_view kPerWeight = "bpw";
 // logits, have it. On a model of 5.8M weights KL per squared error is 5 times that of the median matrix.
 constexpr double kTopWeight = 4;
 constexpr int64_t kSampledWeights = 1 << 18;  // of a matrix, to find its error in each type
-// Of the files beside the tensors: a tensor's entry in the header and in the report; config.json and what is fixed.
-constexpr uint64_t kBytesPerTensor = 512, kFixedBytes = 4096;
+// Of the files beside the tensors: a tensor's part of the report, more where it was calibrated, and of config.json; and
+// what is fixed.
+constexpr uint64_t kReported = 320, kReportedCalibration = 512, kConfigured = 64, kFixedBytes = 4096;
 
 uint64_t bits_of(const ModelTensor& tensor, const Scheme& scheme) {
   const double bits = bits_per_weight(scheme, tensor.rows(), tensor.cols()) * static_cast<double>(tensor.elements());
   return static_cast<uint64_t>(std::llround(bits));
+}
+
+// The tensors that a matrix is stored as (core/pack/native.cc, blocks_format.cc).
+uint64_t parts_of(const Scheme& scheme) {
+  if (scheme.is_dense() || scheme.is_block()) return 1;
+  return scheme.symmetric ? 2 : 3;
+}
+
+uint64_t most_parts(const TensorPlan& plan) {
+  uint64_t most = parts_of(plan.scheme);
+  for (const Scheme& type : plan.candidates) most = std::max(most, parts_of(type));
+  return most;
+}
+
+// Vectors that change are stored in float32 (QuantizedWriter::add_folded).
+Scheme largest_scheme(const TensorPlan& plan, const QuantizeOptions& options) {
+  const bool changes = tunes(options) || find_quantizer(options.method).scales_inputs;
+  const bool as_it_is = plan.tensor->shape.size() == 1 && plan.scheme == plan.tensor->scheme;
+  return changes && as_it_is ? parse_scheme("f32") : plan.scheme;
 }
 
 MatrixTask sampled(const MatrixTask& task) {
@@ -68,9 +92,9 @@ class Assignment {
     if (items_.empty()) fail_usage("quantize", "--scheme", "there is no matrix that auto could choose a type for");
     for (const TensorPlan& plan : plans) {
       weights_ += static_cast<uint64_t>(plan.tensor->elements());
-      if (plan.candidates.empty()) fixed_bits_ += bits_of(*plan.tensor, plan.scheme);
+      if (plan.candidates.empty()) fixed_bits_ += bits_of(*plan.tensor, largest_scheme(plan, options));
     }
-    budget_ = parse_budget(options.size, weights_, overhead());
+    budget_ = parse_budget(options.size, weights_, [this](uint64_t bytes) { return overhead(bytes); });
     require_possible();
   }
 
@@ -89,10 +113,17 @@ class Assignment {
   }
 
  private:
-  uint64_t overhead() const {
-    uint64_t bytes = kFixedBytes + plans_.size() * kBytesPerTensor + source_.config().json.dump(2).size();
+  // At most, beside so many bytes of tensors.
+  uint64_t overhead(uint64_t tensor_bytes) const {
+    const bool calibrated = find_quantizer(options_.method).needs_calibration;
+    uint64_t bytes = kFixedBytes + source_.config().json.dump(2).size(), stored = 0, names = 0;
     for (const SideFile& file : source_.side_files()) bytes += file.bytes.size();
-    return bytes;
+    for (const TensorPlan& plan : plans_) {
+      const uint64_t name = plan.tensor->name.size(), parts = most_parts(plan);
+      bytes += kReported + (calibrated ? kReportedCalibration : 0) + kConfigured + 2 * name + plan.fallback.size();
+      stored += parts, names += parts * name;
+    }
+    return bytes + safetensors_overhead(tensor_bytes, stored, names);
   }
 
   uint64_t bits_of_item(const Item& item, const Scheme& type) const {
@@ -114,10 +145,12 @@ class Assignment {
   void require_possible() const {
     const uint64_t least = smallest_bits();
     if (least <= budget_) return;
+    // With the room that the file needs when it has this size.
+    const uint64_t bytes = least / 8 + overhead(least / 8 + overhead(least / 8));
     const double per_weight = static_cast<double>(least) / static_cast<double>(weights_);
     const std::string smallest = options_.size.ends_with(kPerWeight)
                                      ? fmt::format("{:.3f}bpw", std::ceil(per_weight * 1000) / 1000)
-                                     : fmt::format("{}KiB", (least / 8 + overhead()) / 1024 + 1);
+                                     : fmt::format("{}KiB", bytes / 1024 + 1);
     fail("quantize", "--size", options_.size + " is too small for these types",
          "The smallest size that can be kept is " + smallest);
   }
@@ -230,13 +263,13 @@ std::vector<Scheme> candidate_types(const QuantizeOptions& options) {
   if (!options.types.empty()) names = split_types(options.types);
   std::vector<Scheme> types;
   for (const std::string& name : names) {
-    const std::optional<Scheme> type = find_scheme(name);
-    if (!type || type->is_dense()) fail_usage("quantize", "--types", "'" + name + "' is not a scheme that quantizes");
-    if (!quantizer.supports(*type))
+    const Scheme type = scheme_of_option("--types", name);
+    if (type.is_dense()) fail_usage("quantize", "--types", "'" + name + "' does not quantize");
+    if (!quantizer.supports(type))
       fail_usage("quantize", "--types", std::string(quantizer.name) + " does not make " + name);
-    if (type->is_block() != (types.empty() ? *type : types.front()).is_block())
+    if (type.is_block() != (types.empty() ? type : types.front()).is_block())
       fail_usage("quantize", "--types", "no format holds blocks of GGUF beside other schemes: " + options.types);
-    if (std::ranges::find(types, *type) == types.end()) types.push_back(*type);
+    if (std::ranges::find(types, type) == types.end()) types.push_back(type);
   }
   if (types.size() > 255) fail_usage("quantize", "--types", "more than 255 are not told apart");
   constexpr int64_t kColumns = 1 << 16;
@@ -244,14 +277,7 @@ std::vector<Scheme> candidate_types(const QuantizeOptions& options) {
   return types;
 }
 
-SensitivityWindows sensitivity_windows(const ModelConfig& config, const QuantizeOptions& options) {
-  constexpr int64_t kTokens = 2048;
-  const int64_t length =
-      options.sequence_length > 0 ? options.sequence_length : std::min<int64_t>(512, config.context_length);
-  return {std::clamp<int64_t>(kTokens / length, 1, options.samples), length};
-}
-
-uint64_t parse_budget(const std::string& size, uint64_t weights, uint64_t overhead) {
+uint64_t parse_budget(const std::string& size, uint64_t weights, const std::function<uint64_t(uint64_t)>& overhead) {
   if (size.ends_with(kPerWeight)) return static_cast<uint64_t>(parse_per_weight(size) * static_cast<double>(weights));
   uint64_t bytes = 0;
   try {
@@ -259,7 +285,8 @@ uint64_t parse_budget(const std::string& size, uint64_t weights, uint64_t overhe
   } catch (const Error&) {
     refuse_size(size);
   }
-  return bytes > overhead ? (bytes - overhead) * 8 : 0;
+  const uint64_t beside = overhead(bytes);
+  return bytes > beside ? (bytes - beside) * 8 : 0;
 }
 
 Json assign_types(const ModelSource& source, std::vector<TensorPlan>& plans, const QuantizeOptions& options,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,8 @@ namespace retort {
 std::vector<Scheme> candidate_types(const QuantizeOptions& options);
 
 // Bits of all tensors under --size: "4.5bpw" is bits per weight of `weights` weights; "700MiB" is the size of the
-// result, of which `overhead` bytes are no tensors. Anything else is a usage Error.
-uint64_t parse_budget(const std::string& size, uint64_t weights, uint64_t overhead);
+// result, of which overhead(size in bytes) at most are no tensors. Anything else is a usage Error.
+uint64_t parse_budget(const std::string& size, uint64_t weights, const std::function<uint64_t(uint64_t)>& overhead);
 
 // Gives each plan that has candidates one of them. The loss of a matrix in a type is a coefficient times the squared
 // relative error that rounding to nearest leaves (of some of the rows, where there are many). Coefficients are measured

@@ -7,20 +7,17 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <map>
 
 #include "core/base/error.h"
 #include "model/calibration.h"
 #include "model/decoder.h"
 #include "model/shards.h"
+#include "quantize/allocate/measured_units.h"
 #include "quantize/artifact.h"
 #include "quantize/grid.h"
 
 namespace retort {
 namespace {
-
-// Multiply-adds of all measurements together: some minutes on a few cores. Above it matrices are measured together.
-constexpr double kMostWork = 1e13;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -81,39 +78,6 @@ class DivergenceMeter {
   std::vector<at::Tensor> expected_;                // of each window: log-probabilities [1, tokens, vocabulary]
 };
 
-// Matrices that are rounded together; the first layer among them, config.layers for the head.
-struct Unit {
-  int64_t layer;
-  std::vector<size_t> members;  // indices of plans
-};
-
-std::vector<Unit> units_of(std::span<const TensorPlan> plans, int64_t layers, int64_t run) {
-  std::vector<Unit> units;
-  std::map<std::pair<int64_t, Role>, size_t> seen;
-  for (size_t i = 0; i < plans.size(); ++i) {
-    const TensorPlan& plan = plans[i];
-    if (plan.candidates.empty()) continue;
-    const int64_t group = plan.layer < 0 ? -1 : plan.layer / run;
-    const auto [entry, fresh] = seen.emplace(std::pair{group, plan.rule->role}, units.size());
-    if (fresh) units.push_back({plan.rule->role == Role::kHead ? layers : plan.layer, {}});
-    units[entry->second].members.push_back(i);
-  }
-  return units;
-}
-
-// As parts of a pass through the whole model.
-double passes(const std::vector<Unit>& units, const ModelSource& source, double weights) {
-  const ModelConfig& config = source.config();
-  const auto head = static_cast<double>(config.vocab_size * config.hidden_size);
-  double sum = 0;
-  for (const Unit& unit : units) {
-    const double share =
-        1.0 - static_cast<double>(std::max<int64_t>(0, unit.layer)) / static_cast<double>(config.layers);
-    sum += (head + share * (weights - head)) / weights;
-  }
-  return sum;
-}
-
 Scheme reference_scheme(const std::vector<Scheme>& candidates) {
   const auto found = std::ranges::find_if(candidates, [](const Scheme& scheme) { return scheme.bits >= 3; });
   return found == candidates.end() ? candidates.back() : *found;
@@ -127,17 +91,8 @@ class Measurement {
         plans_(plans),
         grid_(options.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError),
         context_(context),
-        windows_(sensitivity_windows(source.config(), options)) {
-    double weights = 0;
-    for (const TensorPlan& plan : plans)
-      if (plan.rule->input != Input::kNone) weights += static_cast<double>(plan.tensor->elements());
-    weights += static_cast<double>(source.config().vocab_size * source.config().hidden_size);
-    const double work = weights * static_cast<double>(windows_.length * windows_.count);
-    do {
-      units_ = units_of(plans, source.config().layers, run_);
-      passes_ = passes(units_, source, weights);
-    } while (passes_ * work > kMostWork && (run_ *= 2) < 2 * source.config().layers);
-  }
+        windows_(sensitivity_windows(source.config(), options)),
+        measured_(measured_units(source.config(), plans, windows_)) {}
 
   std::vector<double> run(const QuantizeOptions& options) {
     const at::Tensor ids =
@@ -147,11 +102,11 @@ class Measurement {
     const DivergenceMeter meter(source_, ids, context_);
     context_.progress.message(fmt::format(
         "--scheme auto measures {} matrices, one after the other, on {} windows of {} tokens: about {:.0f} s",
-        units_.size(), windows_.count, windows_.length, std::ceil(passes_ * seconds_since(start))));
+        measured_.units.size(), windows_.count, windows_.length, std::ceil(measured_.passes * seconds_since(start))));
     std::vector<double> coefficients(plans_.size());
-    context_.progress.begin("sensitivity", static_cast<int64_t>(units_.size()), "matrices");
+    context_.progress.begin("sensitivity", static_cast<int64_t>(measured_.units.size()), "matrices");
     int64_t done = 0;
-    for (const Unit& unit : units_) {
+    for (const MeasuredUnit& unit : measured_.units) {
       context_.check_interrupted();
       const double coefficient = coefficient_of(unit, meter);
       for (const size_t member : unit.members) coefficients[member] = coefficient;
@@ -165,11 +120,11 @@ class Measurement {
     return {{"measure", "KL(float || one matrix rounded), nats per token"},
             {"windows", windows_.count},
             {"tokens", windows_.count * windows_.length},
-            {"measurements", units_.size()}};
+            {"measurements", measured_.units.size()}};
   }
 
  private:
-  double coefficient_of(const Unit& unit, const DivergenceMeter& meter) {
+  double coefficient_of(const MeasuredUnit& unit, const DivergenceMeter& meter) {
     DecoderWeights weights = meter.weights();
     double error = 0;
     for (const size_t member : unit.members) error += round_into(weights, plans_[member], meter.placement());
@@ -202,9 +157,7 @@ class Measurement {
   const GridRule grid_;
   Context& context_;
   SensitivityWindows windows_;
-  int64_t run_ = 1;  // layers whose matrices of one role are measured together
-  double passes_ = 0;
-  std::vector<Unit> units_;
+  const MeasuredUnits measured_;
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "core/base/digest.h"
 #include "core/base/error.h"
+#include "core/base/text.h"
 #include "quantize/allocate/assign.h"
 #include "quantize/allocate/choose.h"
 #include "quantize/quantize.h"
@@ -102,11 +103,13 @@ std::string message_of(const std::function<void()>& call) {
 }
 
 TEST(Budget, IsBitsPerWeightOrTheSizeOfTheResult) {
-  EXPECT_EQ(parse_budget("4.5bpw", 1000, 10), 4500);
-  EXPECT_EQ(parse_budget("1KiB", 1000, 24), 8000);
-  EXPECT_EQ(parse_budget("1KiB", 1000, 2048), 0);
+  const auto beside = [](uint64_t overhead) { return [overhead](uint64_t) { return overhead; }; };
+  EXPECT_EQ(parse_budget("4.5bpw", 1000, beside(10)), 4500);
+  EXPECT_EQ(parse_budget("1KiB", 1000, beside(24)), 8000);
+  EXPECT_EQ(parse_budget("1KiB", 1000, beside(2048)), 0);
   for (const char* size : {"", "bpw", "4,5bpw", "-4bpw", "nanbpw", "0bpw", "99bpw", "4.5 bpw", "4.5bits", "MiB", "4q"})
-    EXPECT_THAT(message_of([&] { parse_budget(size, 1000, 0); }), HasSubstr("Write it as 4.5bpw, 700MiB")) << size;
+    EXPECT_THAT(message_of([&] { parse_budget(size, 1000, beside(0)); }), HasSubstr("Write it as 4.5bpw, 700MiB"))
+        << size;
 }
 
 class Auto : public ::testing::Test {
@@ -258,6 +261,19 @@ TEST_F(Auto, ASizeThatCannotBeKeptIsRefusedWithTheSmallestThatCan) {
   }
 }
 
+// A file of tensors above 16 MiB keeps room for a header that is not known yet.
+TEST_F(Auto, ASizeInBytesHoldsForLargeFilesToo) {
+  const auto source = model({.hidden_size = 1024, .ffn_size = 2560, .layers = 2, .head_dim = 64});
+  QuantizeOptions chosen = options("1KiB");
+  chosen.types = "q8_0";
+  chosen.grid = "max";
+  const std::string message = message_of([&] { quantize(*source, chosen); });
+  chosen.size = message.substr(message.rfind(' ') + 1);
+  const QuantizeSummary summary = quantize(*source, chosen);
+  EXPECT_GT(summary.output_bytes, uint64_t{17} << 20);
+  EXPECT_LE(summary.output_bytes, parse_size(chosen.size, "--size"));
+}
+
 TEST_F(Auto, KeepGoesFirstAndWidthsOfNoSuperBlockGetOtherBlocks) {
   const auto source = model({.hidden_size = 256, .ffn_size = 192});
   QuantizeOptions chosen = options("5bpw");
@@ -305,6 +321,7 @@ TEST_F(Auto, OptionsThatDoNotGoTogetherAreRefused) {
   refused("q4_0", "", "q4_0", "--types: it goes with --scheme auto");
   refused("auto", "4bpw", "q4_0,q9_0", "'q9_0'");
   refused("auto", "4bpw", "q4_0,f16", "'f16'");
+  refused("auto", "4bpw", "q4_0,q4_x", "--types: 'q4_x' is not a scheme. The nearest valid one is q4_");
   refused("auto", "4bpw", "q4_0,int8", "beside other schemes");
 }
 

@@ -9,11 +9,11 @@
 #include <filesystem>
 
 #include "core/base/digest.h"
+#include "core/base/error.h"
 #include "model/calibration.h"
 #include "model/decoder.h"
 #include "model/shards.h"
 #include "quantize/artifact.h"
-#include "quantize/memory.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -44,11 +44,24 @@ class Sensitivity : public ::testing::Test {
   }
 
   QuantizeSummary quantize(const ModelSource& source, const QuantizeOptions& chosen, const std::string& output,
-                           int threads = 2, uint64_t memory = 0) {
+                           int threads = 2) {
     fs::create_directories(temp_.path() / output);
     ThreadPool pool(threads);
-    Context context{pool, sink_, memory};
+    Context context{pool, sink_};
     return quantize_model(source, temp_.path() / output, chosen, context);
+  }
+
+  // In bits per weight, as a refusal names it; the result is within it.
+  double smallest_size(const ModelSource& source, QuantizeOptions chosen) {
+    chosen.size = "1bpw";
+    try {
+      quantize(source, chosen, "refused");
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      chosen.size = message.substr(message.rfind(' ') + 1);
+    }
+    EXPECT_LE(quantize(source, chosen, "smallest").bits_per_weight, std::stod(chosen.size));
+    return std::stod(chosen.size);
   }
 
   testing::TempDir temp_;
@@ -112,6 +125,22 @@ TEST_F(Sensitivity, IsCloserToTheTeacherThanAMixOfTheSameSize) {
   EXPECT_NEAR(summary.allocation["expected_loss"].get<double>(), ours, 0.5 * ours);
   quantize(*source, chosen, "again", 2);
   EXPECT_EQ(digest_of_path(temp_.path() / "auto"), digest_of_path(temp_.path() / "again"));
+}
+
+// Vectors that factors are folded into take more room than in the checkpoint.
+TEST_F(Sensitivity, ASizeCountsWhatScalingAndTuningStoreInFloat32) {
+  testing::write_tiny_model(temp_.path() / "model",
+                            {.hidden_size = 256, .ffn_size = 512, .layers = 2, .head_dim = 64, .dtype = DType::kBF16});
+  const auto source = open_model(temp_.path() / "model");
+  QuantizeOptions chosen = options();
+  chosen.types = "q4_k";
+  const double plain = smallest_size(*source, chosen);
+  chosen.method = "awq";
+  const double folded = smallest_size(*source, chosen);
+  chosen.method = "rtn";
+  chosen.tune_scales = 1;
+  EXPECT_EQ(smallest_size(*source, chosen), folded);
+  EXPECT_GT(folded, plain);
 }
 
 }  // namespace
