@@ -53,7 +53,8 @@ void check_options(const QuantizeOptions& options, const Quantizer& quantizer) {
     fail_usage("quantize", options.size.empty() ? "--types" : "--size", "it goes with --scheme auto");
   if (quantizer.needs_calibration && options.calibration.empty())
     fail_usage("quantize", "--calibration", std::string(quantizer.name) + " needs a text to calibrate on");
-  if (quantizer.weighs_columns && options.calibration.empty() == options.imatrix.empty())
+  const bool both = !options.calibration.empty() && !options.imatrix.empty() && !automatic && !tunes(options);
+  if (quantizer.weighs_columns && (both || (options.calibration + options.imatrix).empty()))
     fail_usage("quantize", "--imatrix",
                std::string(quantizer.name) + " needs a text to calibrate on or an importance matrix: one of them",
                "Give --calibration TEXT or --imatrix FILE");

@@ -136,6 +136,20 @@ TEST_F(Importance, ComesFromATextOrAFile) {
   EXPECT_THAT(refusal(options_), HasSubstr("--imatrix: rtn does not use importance matrices"));
 }
 
+TEST_F(Importance, OfAFileGoesWithATextThatOthersRead) {
+  options_.calibration = kText;
+  options_.save_imatrix = path("saved.gguf");
+  quantize("saved", options_);
+  options_.save_imatrix.clear();
+  options_.imatrix = path("saved.gguf");
+  QuantizeOptions tuned = options_, automatic = options_;
+  tuned.tune_scales = 1;
+  EXPECT_EQ(quantize("tuned", tuned).tuning.size(), 1u);
+  automatic.scheme = "auto";
+  automatic.size = "5bpw";
+  EXPECT_TRUE(quantize("auto", automatic).allocation.contains("windows"));
+}
+
 TEST_F(Importance, IsNotWrittenOverAnotherFile) {
   options_.calibration = kText;
   options_.save_imatrix = path("notes.txt");
