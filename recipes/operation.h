@@ -37,6 +37,8 @@ struct ParamSpec {
   std::string_view choices = {};  // "none|activation": the only values; empty: any
   double minimum = 0;             // of kInteger and kNumber, inclusive
   double maximum = std::numeric_limits<double>::infinity();
+  // Names a file that is written beside the output. Not in a recipe: a stage whose result is kept writes nothing.
+  bool writes_beside = false;
 };
 
 // Checked values by name. A getter for a name that is not in the operation's table, of another type, or without a

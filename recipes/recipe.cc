@@ -180,6 +180,12 @@ Json Reader::checked_params(const std::string& stage, const Operation& operation
   for (const auto& [key, value] : entries(map, stage)) {
     refuse_unknown(key, key.Scalar(), known);
     if (key.Scalar() == "operation" || key.Scalar() == "gates") continue;
+    const auto beside = [&](const ParamSpec& spec) { return spec.writes_beside && spec.name == key.Scalar(); };
+    if (std::ranges::any_of(operation.params, beside))
+      refuse(key, stage + "." + key.Scalar(),
+             "it names a file outside the stage's result, which a stage that was done "
+             "before would not write again",
+             "Write that file with a command of its own");
     values[key.Scalar()] = value_of(value, stage + "." + key.Scalar());
     nodes[key.Scalar()] = key;
   }

@@ -251,6 +251,9 @@ const WrongRecipe kWrong[] = {
      "r.yaml:4: stesp: there is no such key. The nearest is 'steps'"},
     {"WrongValue", "stages:\n  a:\n    operation: make\n    steps: 3.5\n",
      "r.yaml:4: a.steps: '3.5' is not an integer"},
+    {"FileBesideTheResult", "stages:\n  a:\n    operation: make\n    save: b\n",
+     "r.yaml:4: a.save: it names a file outside the stage's result, which a stage that was done before would not write "
+     "again. Write that file with a command of its own"},
     {"MissingParameter", "stages:\n  a:\n    operation: score\n",
      "r.yaml:3: a.model: it is required and was not given"},
     {"UnknownStage", "stages:\n  made: {operation: make}\n  b: {operation: score, model: mode}\n",

@@ -40,6 +40,11 @@ constexpr std::array kMakeParams{
               .help = "an order",
               .choices = "none|activation"},
     ParamSpec{"fall-back", ParamType::kFlag, "", "end with code 3"},
+    ParamSpec{.name = "save",
+              .type = ParamType::kText,
+              .fallback = "",
+              .help = "a file beside the result",
+              .writes_beside = true},
 };
 
 OperationResult make(const Params& params, const fs::path& output, Context& context) {
