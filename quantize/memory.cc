@@ -48,10 +48,11 @@ uint64_t storing(TensorPlan plan, uint64_t threads) {
   }
   const ModelTensor& tensor = *plan.tensor;
   const uint64_t elements = bytes(tensor.elements());
-  if (plan.scheme == tensor.scheme) return dense_bytes(tensor);
-  if (plan.scheme.is_dense()) return 4 * kFloat * elements;
+  // Pages that a tensor is read from are dropped when all that is read at once has been.
+  if (plan.scheme == tensor.scheme) return tensor.bytes + dense_bytes(tensor);
+  if (plan.scheme.is_dense()) return tensor.bytes + 3 * kFloat * elements;
   const uint64_t scales = bytes(tensor.rows() * plan.scheme.groups(tensor.cols()), kFloat + 1);
-  const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? 2 * kFloat * elements : 0;
+  const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? tensor.bytes + 2 * kFloat * elements : 0;
   const uint64_t piece = std::max(kPieceBytes, bytes(tensor.cols(), kFloat));
   return 2 * elements + 2 * scales + grid + 4 * piece * threads + keeping(plan);
 }
