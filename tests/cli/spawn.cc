@@ -46,6 +46,11 @@ Process::Process(const std::vector<std::string>& arguments, const fs::path& dire
 
 void Process::signal(int number) const { ::kill(pid_, number); }
 
+bool Process::running() const {
+  siginfo_t ended{};
+  return ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0;
+}
+
 Finished Process::wait() {
   int status = 0;
   ::waitpid(pid_, &status, 0);

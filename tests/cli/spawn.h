@@ -20,6 +20,7 @@ class Process {
   Process(const std::vector<std::string>& arguments, const std::filesystem::path& directory,
           const std::string& out = "");
   void signal(int number) const;
+  bool running() const;
   Finished wait();
 
  private:

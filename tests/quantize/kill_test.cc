@@ -28,9 +28,11 @@ TEST_P(Kill, AfterALayerTheSameCommandContinuesToTheSameBytes) {
 
   testing::Process process(command(GetParam(), "killed"), directory);
   const fs::path state = directory / ".killed.partial" / "calibration-state";
-  while (!fs::exists(state / "layer-1.h5")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (!fs::exists(state / "layer-1.h5") && process.running())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   process.signal(SIGKILL);
-  ASSERT_EQ(process.wait().code, 128 + SIGKILL);
+  const testing::Finished killed = process.wait();
+  ASSERT_EQ(killed.code, 128 + SIGKILL) << killed.err;
   EXPECT_FALSE(fs::exists(directory / "killed"));
   EXPECT_FALSE(fs::exists(state / "layer-5.h5")) << "it was finished before it was killed";
 

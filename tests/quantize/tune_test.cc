@@ -162,12 +162,12 @@ class TunedModel : public ::testing::Test {
   }
   fs::path path(const std::string& name) const { return temp_.path() / name; }
   QuantizeSummary quantize(const std::string& output, const QuantizeOptions& chosen, int threads = 2,
-                           ProgressSink* sink = nullptr, uint64_t memory = 0) {
+                           ProgressSink* sink = nullptr) {
     if (!fs::exists(path("model"))) testing::write_tiny_model(path("model"), {.dtype = DType::kBF16});
     const auto source = open_model(path("model"));
     fs::create_directories(path(output));
     ThreadPool pool(threads);
-    Context context{pool, sink ? *sink : silent_, memory};
+    Context context{pool, sink ? *sink : silent_};
     return quantize_model(*source, path(output), chosen, context);
   }
 
