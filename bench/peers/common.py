@@ -16,10 +16,18 @@ WINDOW = 256  # the model's context
 SAMPLES = 128  # windows of calibration
 
 
+class Failure(SystemExit):
+    """A program that ended with another exit code than it should."""
+
+    def __init__(self, command, done):
+        super().__init__(f"{' '.join(map(str, command))} gave {done.returncode}:\n{done.stderr[-2000:]}")
+        self.exit_code = done.returncode
+
+
 def run(command, code=(0,), folder=None):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     if done.returncode not in code:
-        raise SystemExit(f"{' '.join(map(str, command))} gave {done.returncode}:\n{done.stderr[-2000:]}")
+        raise Failure(command, done)
     return done.stdout
 
 

@@ -13,7 +13,7 @@ import pathlib
 import re
 import shutil
 
-from common import MODEL, ROOT, SAMPLES, WINDOW, progress, retort, table, texts
+from common import MODEL, ROOT, SAMPLES, WINDOW, Failure, progress, retort, table, texts
 
 SCHEMES = ["int2-g32-asym", "int2-g64-asym", "q2_k", "q2_k_s", "int3-g32-asym", "int3-g128-sym", "q3_k", "q3_k_m",
            "int4-g128-sym", "int4-g128-asym", "int4-g32-sym", "int4-g32-asym", "int4-channel-sym", "nf4-g64", "q4_0",
@@ -33,8 +33,10 @@ def measure(work, scheme, method, calibration, evaluation, tokens):
         made = retort("quantize", MODEL, "--scheme", name, "--method", method, "--output", output, "--overwrite", *options)
         result = retort("eval", output, "--reference", MODEL, "--text", evaluation, "--convention", f"windows-{WINDOW}",
                         "--max-tokens", tokens, "--backend", "torch")
-    except SystemExit as refusal:
-        return {**entry, "refused": str(refusal).strip().splitlines()[-1]}
+    except Failure as failure:
+        if failure.exit_code != 2:  # nothing was refused: something went wrong
+            raise
+        return {**entry, "refused": str(failure).strip().splitlines()[-1]}
     finally:
         shutil.rmtree(output, ignore_errors=True)
     return {**entry, "bits": made["bits_per_weight"], "kl": result["kl_mean"],

@@ -25,8 +25,10 @@ OURS = ["rtn", "gptq", "gptq --aim float", "awq", "awq+gptq", "gptq --tune-scale
 def quantize(work, scheme, method, calibration, keep=()):
     method, *options = method.split()
     output = work / "-".join([scheme, method, *options]).replace("--", "")
-    if method != "rtn" or options:
-        options += ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
+    if method != "rtn":
+        options += ["--samples", SAMPLES]
+    if method != "rtn" or options:  # what tunes reads the text, too
+        options += ["--calibration", calibration, "--sequence-length", WINDOW]
     for pattern in keep:
         options += ["--keep", pattern]
     result = retort("quantize", MODEL, "--scheme", scheme, "--method", method, "--output", output, "--overwrite", *options)
