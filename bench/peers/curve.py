@@ -1,11 +1,13 @@
-"""KL against bits per weight for every scheme and method: JSON, a picture, and the table in docs/quantize.md.
+"""KL against bits per weight for every scheme and method, and of what options add: JSON, a picture, and the tables in
+docs/quantize.md.
 
 usage: bench/peers/curve.py [--work DIR] [--schemes A,B] [--methods rtn,gptq] [--max-tokens N]
 A scheme may have options after its name: --schemes "int3-g128-sym,int3-g128-sym --outliers 4"
 
 A pair that `retort quantize` refuses is left out with its reason. Results already in WORK/curve.json are kept, so a run
 that was stopped goes on; delete the file to measure again. A run over all schemes and methods writes
-docs/pictures/kl_vs_bits.svg and the lines between the markers in docs/quantize.md."""
+docs/pictures/kl_vs_bits.svg and the lines between the markers in docs/quantize.md; OPTIONS are measured by such a run
+too."""
 import argparse
 import json
 import math
@@ -20,13 +22,36 @@ SCHEMES = ["int2-g32-asym", "int2-g64-asym", "q2_k", "q2_k_s", "int3-g32-asym", 
            "q4_1", "iq4_nl", "iq4_xs", "q4_k", "q4_k_s", "q4_k_m", "q5_0", "q5_1", "q5_k", "q5_k_s", "q5_k_m", "q6_k",
            "int8-g128-sym", "int8-channel-sym", "q8_0"]
 METHODS = ["rtn", "imatrix", "gptq", "awq", "awq+gptq"]
+# Scheme, method, and what is asked beside them; a "--calibration" is that of the others.
+OPTIONS = [
+    ("q4_k_m", "gptq", "--second-pass off"), ("q4_k_m", "gptq", "--aim float"),
+    ("auto", "rtn", "--size 5.05bpw"), ("auto", "rtn", "--size 5.05bpw --calibration"),
+    ("auto", "gptq", "--size 5.05bpw"),
+    ("int4-g128-sym", "gptq", "--second-pass off"), ("int4-g128-sym", "gptq", "--group-order none"),
+    ("int4-g128-sym", "gptq", "--damp 0.001"), ("int4-g128-sym", "gptq", "--damp 0.003"),
+    ("int4-g128-sym", "gptq", "--damp 0.03"), ("int4-g128-sym", "gptq", "--damp 0.1"),
+    ("int4-g128-sym", "gptq", "--aim float"), ("int4-g128-sym", "awq", "--aim float"),
+    ("int4-g128-sym", "awq+gptq", "--aim float"),
+    ("int4-g128-sym", "rtn", "--scale-type portable"), ("int4-g128-sym", "gptq", "--scale-type portable"),
+    ("int8-g128-sym", "rtn", "--scale-type portable"),
+    ("int4-g128-sym", "rtn", "--outliers 4"), ("int4-g128-sym", "rtn", "--outliers 16"),
+    ("int4-g128-sym", "gptq", "--outliers 4"), ("int4-g128-sym", "gptq", "--outliers 16"),
+    ("int3-g128-sym", "rtn", "--outliers 4"), ("int3-g128-sym", "rtn", "--outliers 16"),
+    ("int3-g128-sym", "gptq", "--outliers 4"), ("int3-g128-sym", "gptq", "--outliers 16"),
+    ("q3_k_m", "gptq", "--aim float"), ("int3-g128-sym", "gptq", "--aim float"),
+    ("q2_k", "gptq", "--aim float"), ("q2_k", "gptq", "--aim float --group-order none"),
+    ("q2_k", "gptq", "--aim float --group-order none --learn-rounding 50"),
+    ("int2-g32-asym", "gptq", "--aim float"), ("int2-g32-asym", "gptq", "--aim float --group-order none")]
 COLOURS = {"rtn": "#8a8a8a", "imatrix": "#228833", "gptq": "#0b66c3", "awq": "#c3660b", "awq+gptq": "#993388"}
 BEGIN, END = "<!-- kl table: bench/peers/curve.py writes it -->", "<!-- end of the kl table -->"
+OPTIONS_BEGIN, OPTIONS_END = "<!-- options: bench/peers/curve.py writes it -->", "<!-- end of the options -->"
 
 
 def measure(work, scheme, method, calibration, evaluation, tokens):
     output = work / "curve-model"
     name, *options = scheme.split()
+    if options[-1:] == ["--calibration"]:
+        options.append(calibration)
     options += [] if method == "rtn" else ["--calibration", calibration, "--samples", SAMPLES, "--sequence-length", WINDOW]
     entry = {"scheme": scheme, "method": method, "tokens": tokens}
     try:
@@ -93,6 +118,20 @@ def docs_table(points, methods):
     return table(["scheme", "bits per weight", *[f"`{m}`" for m in methods]], rows)
 
 
+def options_table(done):
+    by = {(p["scheme"], p["method"]): p for p in done if "kl" in p}
+    rows = []
+    for scheme, method, asked in OPTIONS:
+        plain, with_options = by.get((scheme, method)), by.get((f"{scheme} {asked}", method))
+        rows.append([f"`{scheme}`", f"`{method}`", f"`{asked}`", f"{with_options['bits']:.2f}",
+                     f"{plain['kl']:.6f}" if plain else "", f"{with_options['kl']:.6f}"])
+    return table(["scheme", "method", "options", "bits per weight", "KL without them", "KL with them"], rows)
+
+
+def write_between(text, begin, end, lines):
+    return re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: f"{begin}\n\n{lines}\n\n{end}", text, flags=re.S)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/bench-peers")
@@ -103,26 +142,27 @@ def main():
     calibration, evaluation = texts(options.work)
     path = options.work / "curve.json"
     done = json.loads(path.read_text()) if path.exists() else []
-    methods = options.methods.split(",")
-    for scheme in options.schemes.split(","):
-        for method in methods:
-            if any((p["scheme"], p["method"], p["tokens"]) == (scheme, method, options.max_tokens) for p in done):
-                continue
-            done.append(measure(options.work, scheme, method, calibration, evaluation, options.max_tokens))
-            progress(json.dumps(done[-1]))
-            path.write_text(json.dumps(done, indent=1))
-    if options.schemes != ",".join(SCHEMES) or options.methods != ",".join(METHODS):
+    methods, everything = options.methods.split(","), options.schemes == ",".join(SCHEMES) and options.methods == ",".join(METHODS)
+    pairs = [(scheme, method) for scheme in options.schemes.split(",") for method in methods]
+    pairs += [(f"{scheme} {asked}", method) for scheme, method, asked in OPTIONS if everything]
+    for scheme, method in pairs:
+        if any((p["scheme"], p["method"], p["tokens"]) == (scheme, method, options.max_tokens) for p in done):
+            continue
+        done.append(measure(options.work, scheme, method, calibration, evaluation, options.max_tokens))
+        progress(json.dumps(done[-1]))
+        path.write_text(json.dumps(done, indent=1))
+    if not everything:
         return
-    points = [p for p in done if "kl" in p and p["tokens"] == options.max_tokens]
+    done = [p for p in done if p["tokens"] == options.max_tokens]
+    points = [p for p in done if "kl" in p and p["scheme"] in SCHEMES]
     pictures = ROOT / "docs/pictures"
     pictures.mkdir(exist_ok=True)
     (pictures / "kl_vs_bits.svg").write_text(picture(points))
     (pictures / "kl_vs_bits.json").write_text(json.dumps(points, indent=1) + "\n")
     page = ROOT / "docs/quantize.md"
     text = page.read_text()
-    if BEGIN in text:
-        new = f"{BEGIN}\n\n{docs_table(points, methods)}\n\n{END}"
-        page.write_text(re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: new, text, flags=re.S))
+    text = write_between(text, BEGIN, END, docs_table(points, methods))
+    page.write_text(write_between(text, OPTIONS_BEGIN, OPTIONS_END, options_table(done)))
 
 
 main()
