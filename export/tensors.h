@@ -20,9 +20,8 @@ void check_memory_limit(std::string_view operation, const ModelSource& source, u
 
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 
-// The tensor's rows as `type`, some at a time. `sink` is called in their order by whichever thread made them, one at a
-// time.
-// With `order`, each block of order.size() rows comes in that order; the tensor has whole blocks.
+// The tensor's rows as `type`, in runs. `sink` gets the runs in their order, each from the thread that made it, never
+// two together. With `order`, each block of order.size() rows comes in that order; the tensor has whole blocks.
 void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
                   ThreadPool& threads, std::span<const int64_t> order = {});
 // Throws, with the remedy, when a finite value of the tensor is infinite as f16.

@@ -142,8 +142,9 @@ def main():
     calibration, evaluation = texts(options.work)
     path = options.work / "curve.json"
     done = json.loads(path.read_text()) if path.exists() else []
-    methods, everything = options.methods.split(","), options.schemes == ",".join(SCHEMES) and options.methods == ",".join(METHODS)
-    pairs = [(scheme, method) for scheme in options.schemes.split(",") for method in methods]
+    schemes, methods = options.schemes.split(","), options.methods.split(",")
+    everything = schemes == SCHEMES and methods == METHODS
+    pairs = [(scheme, method) for scheme in schemes for method in methods]
     pairs += [(f"{scheme} {asked}", method) for scheme, method, asked in OPTIONS if everything]
     for scheme, method in pairs:
         if any((p["scheme"], p["method"], p["tokens"]) == (scheme, method, options.max_tokens) for p in done):

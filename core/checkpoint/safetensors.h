@@ -11,6 +11,7 @@
 #include "core/base/dtype.h"
 #include "core/base/files.h"
 #include "core/base/json.h"
+#include "core/checkpoint/safetensors_size.h"
 
 namespace retort {
 
@@ -50,7 +51,7 @@ std::vector<TensorInfo> parse_safetensors_header(std::span<const std::byte> head
 // above that gets 1 MiB of blanks, which the format allows, in which the header is written at the end.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(std::filesystem::path directory, uint64_t max_shard_bytes = 5'000'000'000);
+  SafetensorsWriter(std::filesystem::path directory, uint64_t max_shard_bytes = kShardBytes);
   ~SafetensorsWriter();
   void add(const std::string& name, DType dtype, const std::vector<int64_t>& shape, std::span<const std::byte> bytes);
   // The same, for a tensor that comes in pieces: begin, then append until shape is filled.

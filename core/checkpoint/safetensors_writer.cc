@@ -4,7 +4,6 @@
 
 #include "core/base/error.h"
 #include "core/checkpoint/safetensors.h"
-#include "core/checkpoint/safetensors_size.h"
 
 namespace fs = std::filesystem;
 
@@ -181,7 +180,7 @@ void SafetensorsWriter::finish() {
 }
 
 uint64_t safetensors_overhead(uint64_t data_bytes, uint64_t tensors, uint64_t names) {
-  constexpr uint64_t kEntry = 160, kIndexEntry = 64, kStart = 256, kShardBytes = 5'000'000'000;
+  constexpr uint64_t kEntry = 160, kIndexEntry = 64, kStart = 256;
   const uint64_t header = names + tensors * kEntry + kStart;
   if (data_bytes <= kBuffered) return header;
   // Two shards, one after the other, hold more than one may; and a header that is full begins another.

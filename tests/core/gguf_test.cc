@@ -14,6 +14,7 @@
 #include "core/checkpoint/gguf_model.h"
 #include "core/checkpoint/model_source.h"
 #include "core/pack/packed_format.h"
+#include "tests/support/error_of.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {
@@ -21,6 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::TempDir;
@@ -55,14 +57,6 @@ Bytes head(uint64_t tensors, uint64_t entries, uint32_t version = 3) {
 
 GgufHeader parse(const std::string& file) { return parse_gguf(std::as_bytes(std::span(file)), "x.gguf"); }
 
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 std::string error_of(const std::string& file) {
   return error_of([&] { parse(file); });
 }

@@ -10,11 +10,13 @@
 #include "core/base/files.h"
 #include "core/pack/block_types.h"
 #include "core/pack/packed_format.h"
+#include "tests/support/error_of.h"
 
 namespace retort {
 namespace {
 
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 
 QuantizedMatrix random_matrix(const Scheme& scheme, int64_t rows, int64_t cols, unsigned seed = 1) {
@@ -45,15 +47,6 @@ void expect_equal(const QuantizedMatrix& a, const QuantizedMatrix& b, const std:
   EXPECT_EQ(a.scales, b.scales) << what;
   EXPECT_EQ(a.zeros, b.zeros) << what;
   EXPECT_EQ(a.column_group, b.column_group) << what;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(Scheme, NamesParseBack) {

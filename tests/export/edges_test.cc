@@ -11,6 +11,7 @@
 #include "export/verifier.h"
 #include "onnx_subset.pb.h"
 #include "tests/export/quantized_model.h"
+#include "tests/support/error_of.h"
 #include "tests/support/memory_source.h"
 
 namespace retort {
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 using testing::quantized_model;
 using ::testing::SizeIs;
@@ -34,14 +36,6 @@ class Edges : public ::testing::Test {
   ExportSummary export_to(const std::string& name, const ModelSource& source, const ExportOptions& options) {
     if (export_format(options.format).directory) fs::create_directories(place(name));
     return export_model(source, place(name), options, context_);
-  }
-  std::string error_of(const std::function<void()>& body) {
-    try {
-      body();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
   }
   std::string error_of_export(const ModelSource& source, const ExportOptions& options) {
     return error_of([&] { export_to("refused", source, options); });

@@ -15,12 +15,14 @@
 #include "export/verifier.h"
 #include "export/verify/onnx_wire.h"
 #include "tests/export/quantized_model.h"
+#include "tests/support/error_of.h"
 #include "tests/support/memory_source.h"
 
 namespace retort {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_of;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::quantized_model;
@@ -43,15 +45,6 @@ struct Exported {
 Exported export_to(const fs::path& path, const ModelSource& source, ExportOptions options) {
   if (export_format(options.format).directory) fs::create_directories(path);
   return {path, export_model(source, path, options, g_context)};
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TinyModel shape() {

@@ -12,6 +12,7 @@
 #include "runtime/kernels/registry.h"
 #include "runtime/packed_matrix.h"
 #include "tests/runtime/engine_support.h"
+#include "tests/support/error_of.h"
 #include "tests/support/memory_source.h"
 
 namespace retort {
@@ -24,6 +25,7 @@ using retort::testing::MemorySource;
 using retort::testing::Random;
 using retort::testing::Runner;
 using retort::testing::TinyModel;
+using testing::error_of;
 using ::testing::HasSubstr;
 
 std::vector<int32_t> random_tokens(int64_t count) {
@@ -141,15 +143,6 @@ TEST(Engine, SessionsRewind) {
   engine->forward(*session, std::span(tokens).subspan(20, 10), 1, again);
   EXPECT_EQ(bits_of(first), bits_of(again));
   EXPECT_THROW(session->reset(31), Error);
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Engine, RefusesWhatDoesNotFit) {
