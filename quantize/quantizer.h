@@ -53,6 +53,7 @@ struct SolverOptions {
   double damp = 0.01;
   bool activation_order = false;
   bool second_pass = false;
+  bool in_pairs = false;  // products with the factor of H in bfloat16, where the processor multiplies it
   GridRule grid = GridRule::kSmallestError;
 };
 

@@ -51,6 +51,7 @@ class SequentialWalk : public LayerWalk {
         state_(state, run_key(source, plan, options, windows_, context)) {
     placement_.device = parse_device(context.device);
     if (options.precision == "bf16") type_ = at::kBFloat16;
+    solver_.in_pairs = options.precision == "bf16";
   }
 
   SolvedLayer solve_layer(int64_t layer) override {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "model/pair_products.h"
 #include "model/shards.h"
 #include "quantize/gptq/cholesky.h"
 
@@ -90,6 +91,7 @@ HessianFactor factor_hessian(const InputStatistics& statistics, const SolverOpti
     if (!factor_upper(factor, context)) continue;
     result.pivots = take_pivots(factor, context);
     result.feedback = factor;
+    if (options.in_pairs && n % kPairPanel == 0 && has_pair_products()) result.paired = make_paired(factor, context);
     result.damp = damp;
     for (const float entry : diagonal) result.diagonal.push_back(entry + static_cast<float>(damp * mean));
     if (options.second_pass) result.second_moment = statistics.second_moment;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "quantize/gptq/paired_factor.h"
 #include "quantize/quantizer.h"
 
 namespace retort {
@@ -22,6 +23,7 @@ struct HessianFactor {
   std::vector<int64_t> order;   // place in the solve -> column of the matrix
   std::vector<uint8_t> dead;    // by column: 1 where no input was ever other than 0
   at::Tensor feedback;          // F [n, n] float32
+  PairedFactor paired;          // F again, with options.in_pairs; else undefined
   std::vector<float> pivots;    // by place
   std::vector<float> diagonal;  // of H, by column
   // For the second pass, else empty: H by column but for its diagonal. It is that of the statistics, which must outlive

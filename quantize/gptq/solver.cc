@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kBlock = 128;
 // Of the wide matrices whose factor no cache holds: each row that is solved along with another saves a reading of it.
 constexpr int64_t kWide = 2048, kWideShardRows = 256;
+constexpr int64_t kPairedPlaces = 256;  // what is multiplied with them stays in the second cache
 
 int64_t shard_rows(const MatrixTask& task) { return task.cols < kWide ? kSolverRows : kWideShardRows; }
 
@@ -54,8 +55,7 @@ class RowShard {
       end = block_end(begin);
       objective += solve_block(begin, end);
       if (end == task_.cols) break;
-      working_.slice(0, end).addmm_(factor_.feedback.slice(0, begin, end).slice(1, end).t(),
-                                    error_.slice(0, begin, end));
+      feed(begin, end);
     }
     if (finite_ && !factor_.second_moment.empty()) objective = second_pass();
     return finite_;
@@ -100,6 +100,15 @@ class RowShard {
     if (static_) return std::min(begin + kBlock, task_.cols);
     if (unit_ <= kBlock) return std::min(begin + kBlock / unit_ * unit_, task_.cols);
     return std::min(begin + kBlock, (begin / unit_ + 1) * unit_);
+  }
+
+  // What the places [begin, end) missed goes to those behind them.
+  void feed(int64_t begin, int64_t end) {
+    if (factor_.paired.defined() && begin % 2 == 0 && end % 2 == 0) {
+      pairs_.pack(error_.const_data_ptr<float>() + begin * width_, end - begin, width_);
+      return pairs_.feed(factor_.paired, begin, end, working_.mutable_data_ptr<float>());
+    }
+    working_.slice(0, end).addmm_(factor_.feedback.slice(0, begin, end).slice(1, end).t(), error_.slice(0, begin, end));
   }
 
   // The weights as GPTQ has them when it reaches place `begin`: each later column corrected on the supposition that
@@ -226,6 +235,7 @@ class RowShard {
   at::Tensor gradient() {
     const at::Tensor pivots = at::from_blob(const_cast<float*>(factor_.pivots.data()), {task_.cols, 1}, at::kFloat);
     working_.mul_(pivots);
+    if (factor_.paired.defined()) return by_row(paired_product());
     const at::Tensor product = at::empty_like(working_);
     for (int64_t begin = 0; begin < task_.cols; begin += kWide) {
       const int64_t end = std::min(begin + kWide, task_.cols);
@@ -233,6 +243,17 @@ class RowShard {
       at::mm_out(part, factor_.feedback.slice(0, begin, end).slice(1, begin), working_.slice(0, begin));
     }
     return by_row(product);
+  }
+
+  // F working_
+  at::Tensor paired_product() {
+    const at::Tensor product = at::zeros_like(working_);
+    for (int64_t begin = 0; begin < task_.cols; begin += kPairedPlaces) {
+      const int64_t count = std::min(kPairedPlaces, task_.cols - begin);
+      pairs_.pack(working_.const_data_ptr<float>() + begin * width_, count, width_);
+      pairs_.multiply(factor_.paired, begin, product.mutable_data_ptr<float>());
+    }
+    return product;
   }
 
   // The inverse of in_order.
@@ -283,6 +304,7 @@ class RowShard {
   const int64_t rounded_;  // places from here on stay in 16 bits
   const bool static_;      // grids come from the original weights
   at::Tensor original_, working_, error_;
+  PairedErrors pairs_;
   std::vector<GridRows> grids_;   // by group and strip
   std::vector<UnitGrids> units_;  // by row, of the current unit
   std::vector<uint8_t> codes_;    // of the current block
