@@ -11,7 +11,7 @@ bool any_scheme(const Scheme& scheme) { return !scheme.is_dense(); }
 
 constexpr std::array kQuantizers{
     Quantizer{.name = "rtn", .version = 5, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
-    Quantizer{.name = "gptq", .version = 5, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
+    Quantizer{.name = "gptq", .version = 6, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
     Quantizer{.name = "awq",
               .version = 4,
               .needs_calibration = true,
@@ -19,7 +19,7 @@ constexpr std::array kQuantizers{
               .solve = solve_awq,
               .scales_inputs = true},
     Quantizer{.name = "awq+gptq",
-              .version = 3,
+              .version = 4,
               .needs_calibration = true,
               .supports = any_scheme,
               .solve = solve_gptq,
