@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <condition_variable>
-#include <cstring>
-#include <mutex>
 
 #include "core/base/error.h"
+#include "core/base/in_order.h"
 #include "core/base/text.h"
 #include "export/provenance.h"
 #include "export/rope_settings.h"
@@ -21,50 +19,8 @@ int64_t rows_in_run(const ModelTensor& tensor) {
   return std::max<int64_t>(1, kRunElements / std::max<int64_t>(1, tensor.cols()));
 }
 
-constexpr uint64_t kRunBytes = uint64_t{8} * kRunElements;  // codes and what is packed, or float32 and what it becomes
-
-// Lets threads that work side by side through one after the other, in the order of their numbers.
-class Turns {
- public:
-  // Calls `body` when those of all lower numbers have returned. After an exception in one, the others do nothing.
-  template <typename Body>
-  void take(int64_t number, const Body& body) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return failed_ || next_ == number; });
-    if (failed_) return;
-    body();
-    ++next_;
-    changed_.notify_all();
-  }
-  void fail() {
-    const std::lock_guard lock(mutex_);
-    failed_ = true;
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int64_t next_ = 0;
-  bool failed_ = false;
-};
-
-// Makes the runs of `step` rows by all threads. Each hands on what it has made, in the order of the runs: no thread
-// waits for another while there is something to make.
-template <typename Make, typename Take>
-void in_order(const ModelTensor& tensor, int64_t step, ThreadPool& threads, const Make& make, const Take& take) {
-  Turns turns;
-  threads.run((tensor.rows() + step - 1) / step, [&](int64_t run) {
-    const int64_t first = run * step;
-    try {
-      const auto made = make(first, std::min(step, tensor.rows() - first));
-      turns.take(run, [&] { take(made); });
-    } catch (...) {
-      turns.fail();
-      throw;
-    }
-  });
-}
+// Codes and what is packed, or float32 and what it becomes; and that again for each run that waits to be stored.
+constexpr uint64_t kRunBytes = (8 + 4 * kReadyRuns) * kRunElements;
 
 }  // namespace
 
@@ -108,87 +64,17 @@ void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType ty
     std::vector<std::byte> rows = read_rows(source, tensor, type, first, count);
     return order.empty() ? rows : reordered(rows, rows.size() / static_cast<size_t>(count), order);
   };
-  in_order(tensor, step, threads, make, sink);
+  in_order(tensor.rows(), step, threads, make, sink);
 }
-
-namespace {
-
-// Parts of runs of rows on their way to the parts of the whole. With rows along the first axis the first part is not
-// among them: its runs follow each other in the file.
-class PartJoiner {
- public:
-  // `parts` of the first `count` rows: whole elements along the rows, which tell how many of them the whole has.
-  PartJoiner(int64_t rows, int row_axis, std::span<const PackedPart> parts, int64_t count)
-      : rows_(rows), row_axis_(row_axis), streamed_(row_axis == 0 ? 1 : 0) {
-    for (const PackedPart& part : parts) {
-      PackedPart& whole = whole_.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
-      if (part.shape.size() < 2) continue;
-      int64_t& extent = row_axis == 0 ? whole.shape.front() : whole.shape.back();
-      extent = extent * rows / count;
-    }
-    for (size_t i = streamed_; i < parts.size(); ++i)
-      whole_[i].bytes.resize(whole_[i].shape.size() < 2
-                                 ? parts[i].bytes.size()
-                                 : parts[i].bytes.size() * static_cast<size_t>(rows) / static_cast<size_t>(count));
-  }
-
-  // Nothing where no part is streamed.
-  const PackedPart* streamed() const { return streamed_ == 1 ? &whole_.front() : nullptr; }
-  // Thread-safe for different rows.
-  void place(std::span<const PackedPart> parts, int64_t first) {
-    for (size_t i = streamed_; i < parts.size(); ++i)
-      if (first == 0 || parts[i].shape.size() >= 2) place(parts[i], first, whole_[i]);
-  }
-  // The parts that are not streamed.
-  std::span<PackedPart> joined() { return std::span(whole_).subspan(streamed_); }
-
- private:
-  void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
-    const size_t lines = row_axis_ == 0 || part.shape.size() < 2 ? 1 : part.bytes.size() / line_bytes(part);
-    const size_t line = part.bytes.size() / lines, stride = whole.bytes.size() / lines;
-    const size_t from = stride * static_cast<size_t>(first) / static_cast<size_t>(rows_);
-    for (size_t i = 0; i < lines; ++i)
-      std::memcpy(whole.bytes.data() + i * stride + from, part.bytes.data() + i * line, line);
-  }
-  static size_t line_bytes(const PackedPart& part) {
-    return static_cast<size_t>(part.shape.back()) * size_of(part.dtype);
-  }
-
-  int64_t rows_;
-  int row_axis_;
-  size_t streamed_;  // how many parts, at the front
-  std::vector<PackedPart> whole_;
-};
-
-}  // namespace
 
 void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
                    ThreadPool& threads) {
-  const int64_t step = std::max(runs.multiple, rows_in_run(tensor) / runs.multiple * runs.multiple);
-  const auto pack = [&](int64_t first, int64_t count) {
+  const auto make = [&](int64_t first, int64_t count) {
     QuantizedMatrix rows = source.read_quantized_rows(tensor, first, count);
-    return runs.format.pack_rows(runs.restate ? runs.restate(std::move(rows)) : rows);
+    return runs.restate ? runs.restate(std::move(rows)) : rows;
   };
-  const int64_t leading = std::min(step, tensor.rows());
-  std::vector<PackedPart> lead = pack(0, leading);
-  PartJoiner joiner(tensor.rows(), runs.row_axis, lead, leading);
-  if (joiner.streamed() != nullptr) sink.begin(*joiner.streamed());
-  in_order(
-      tensor, step, threads,
-      [&](int64_t first, int64_t count) {
-        std::vector<PackedPart> parts = first == 0 ? std::move(lead) : pack(first, count);
-        joiner.place(parts, first);
-        return std::move(parts.front().bytes);
-      },
-      [&](const std::vector<std::byte>& bytes) {
-        if (joiner.streamed() != nullptr) sink.append(bytes);
-      });
-  if (runs.format.finish_parts) runs.format.finish_parts(joiner.joined(), tensor.rows(), tensor.cols());
-  for (PackedPart& part : joiner.joined()) {
-    const std::vector<std::byte> bytes = std::move(part.bytes);
-    sink.begin(part);
-    sink.append(bytes);
-  }
+  const int64_t step = std::max(runs.multiple, rows_in_run(tensor) / runs.multiple * runs.multiple);
+  pack_runs({tensor.rows(), tensor.cols(), step, make}, runs.format, runs.row_axis, sink, threads);
 }
 
 void check_f16_range(const ModelSource& source, const ModelTensor& tensor, const std::string& remedy,
@@ -202,7 +88,7 @@ void check_f16_range(const ModelSource& source, const ModelTensor& tensor, const
     for (const float value : values) most = std::isfinite(value) && std::abs(value) > std::abs(most) ? value : most;
     return most;
   };
-  in_order(tensor, rows_in_run(tensor), threads, largest, [&](float value) {
+  in_order(tensor.rows(), rows_in_run(tensor), threads, largest, [&](float value) {
     if (std::abs(value) >= kFirstInfinite)
       fail("export", tensor.name, "the value " + std::to_string(value) + " is too large for f16", remedy);
   });

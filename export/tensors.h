@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/checkpoint/model_source.h"
-#include "core/pack/packed_format.h"
+#include "core/pack/packed_runs.h"
 #include "export/exporter.h"
 
 namespace retort {
@@ -17,8 +17,6 @@ uint64_t streaming_bytes(const ThreadPool& threads);
 
 // Throws, naming the smallest limit that would do, when `operation` needs more than context.memory_limit.
 void check_memory_limit(std::string_view operation, const ModelSource& source, uint64_t needed, const Context& context);
-
-using ByteSink = std::function<void(std::span<const std::byte>)>;
 
 // The tensor's rows as `type`, in runs. `sink` gets the runs in their order, each from the thread that made it, never
 // two together. With `order`, each block of order.size() rows comes in that order; the tensor has whole blocks.
@@ -36,16 +34,11 @@ QuantizedMatrix regrouped(const QuantizedMatrix& matrix, const Scheme& scheme);
 struct PackedRuns {
   const PackedFormat& format;
   int64_t multiple = 32;  // of rows in a run, but for the last
-  int row_axis = 0;       // of parts of two dimensions and more: 0, the first, or 1, the last; others are of all rows
+  int row_axis = 0;       // as pack_runs has it
   // What is packed in place of a run of rows; empty: they themselves. Called by all threads.
   std::function<QuantizedMatrix(QuantizedMatrix rows)> restate = {};
 };
-// A part of the whole tensor: told first by its name, type and shape, then its bytes.
-struct PartSink {
-  std::function<void(const PackedPart& part)> begin;
-  ByteSink append;
-};
-// The same bytes as packing the whole matrix. With rows along the first axis, the first part is not held in memory.
+// As pack_runs, for a tensor of the model.
 void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
                    ThreadPool& threads);
 // "bfloat16" and the like, as config.json has them.

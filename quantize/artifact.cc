@@ -1,10 +1,13 @@
 #include "quantize/artifact.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 
 #include "core/base/dtype.h"
+#include "core/base/in_order.h"
+#include "quantize/tune/tune.h"
 
 namespace fs = std::filesystem;
 
@@ -17,26 +20,55 @@ std::string joined(const std::string& first, const std::string& second) {
   return first + (first.empty() || second.empty() ? "" : "; ") + second;
 }
 
-// ||values - rounded|| / ||values||, and the rounded bytes.
-double round_values(DType type, std::span<const float> values, std::vector<std::byte>& bytes) {
-  bytes.resize(values.size() * size_of(type));
-  encode_from_f32(type, values, bytes);
+// A run of rows of a dense tensor as it is stored, and what rounding made of it.
+struct DenseRun {
+  std::vector<std::byte> bytes;
+  ErrorSums sums = {};
+};
+
+DenseRun round_values(DType type, std::span<const float> values) {
+  DenseRun run{.bytes = std::vector<std::byte>(values.size() * size_of(type))};
+  encode_from_f32(type, values, run.bytes);
   std::vector<float> rounded(values.size());
-  decode_to_f32(type, bytes, rounded);
-  double error = 0, weight = 0;
+  decode_to_f32(type, run.bytes, rounded);
   for (size_t i = 0; i < values.size(); ++i) {
-    error += std::pow(static_cast<double>(values[i]) - rounded[i], 2);
-    weight += std::pow(static_cast<double>(values[i]), 2);
+    run.sums.error += std::pow(static_cast<double>(values[i]) - rounded[i], 2);
+    run.sums.weight += std::pow(static_cast<double>(values[i]), 2);
   }
-  return weight > 0 ? std::sqrt(error / weight) : 0.0;
+  return run;
 }
 
-bool fits_f16(std::span<const float> values) {
-  return std::ranges::none_of(values,
-                              [](float value) { return std::isfinite(value) && std::abs(value) > kLargestF16; });
+constexpr int64_t kRunValues = 1 << 17;
+
+int64_t rows_in_run(const ModelTensor& tensor) {
+  return std::max<int64_t>(1, kRunValues / std::max<int64_t>(1, tensor.cols()));
+}
+
+std::vector<float> read_rows(const ModelSource& source, const ModelTensor& tensor, int64_t first, int64_t count) {
+  std::vector<float> values(static_cast<size_t>(count * tensor.cols()));
+  source.read_f32(tensor, first, count, values);
+  return values;
+}
+
+// Makes the runs of a dense tensor by all threads and stores them.
+template <typename Make>
+ErrorSums store_dense(const ModelTensor& tensor, DType type, ModelWriter& writer, ThreadPool& threads,
+                      const Make& make) {
+  ErrorSums sums;
+  writer.begin_dense(tensor.name, type, tensor.shape);
+  in_order(tensor.rows(), rows_in_run(tensor), threads, make, [&](const DenseRun& run) {
+    writer.append(run.bytes);
+    sums = {sums.error + run.sums.error, sums.weight + run.sums.weight};
+  });
+  return sums;
 }
 
 }  // namespace
+
+bool is_rounded_in_runs(const TensorPlan& plan, const QuantizeOptions& options) {
+  const bool solved = find_quantizer(options.method).needs_calibration && plan.rule->input != Input::kNone;
+  return !plan.scheme.is_dense() && !solved && plan.outliers == 0 && !tunes(options);
+}
 
 uint64_t dense_bytes(const ModelTensor& tensor) {
   return static_cast<uint64_t>(tensor.elements()) * size_of(*tensor.scheme.dense);
@@ -64,6 +96,13 @@ void QuantizedWriter::record(const ModelTensor& tensor, TensorReport report, int
   reports_.push_back(std::move(report));
 }
 
+void QuantizedWriter::record(const TensorPlan& plan, const SolvedMatrix& solved, double error, int64_t outliers) {
+  record(*plan.tensor,
+         {plan.tensor->name, name_of(plan.scheme), solved.method, error, joined(plan.fallback, solved.fallback),
+          solved.seconds, solved.details},
+         outliers);
+}
+
 ModelWriter& QuantizedWriter::writer() {
   if (writing_.valid()) writing_.get();
   return writer_;
@@ -79,18 +118,21 @@ void QuantizedWriter::write_behind(const std::string& name, QuantizedMatrix matr
 
 void QuantizedWriter::add_quantized(const TensorPlan& plan, SolvedMatrix solved) {
   if (!solved.matrix) return add_unquantized(plan, solved.fallback);
-  const ModelTensor& tensor = *plan.tensor;
   const double error = solved.relative_error
                            ? *solved.relative_error
                            : relative_error(scaled(task_of(source_, plan), solved.column_factors, solved.row_divisors),
                                             *solved.matrix, context_);
   const std::vector<int32_t>& outliers = solved.matrix->outlier_columns;
   if (!outliers.empty()) solved.details["outliers"] = outliers;
-  record(tensor,
-         {tensor.name, name_of(plan.scheme), solved.method, error, joined(plan.fallback, solved.fallback),
-          solved.seconds, solved.details},
-         static_cast<int64_t>(outliers.size()));
-  write_behind(tensor.name, std::move(*solved.matrix));
+  record(plan, solved, error, static_cast<int64_t>(outliers.size()));
+  write_behind(plan.tensor->name, std::move(*solved.matrix));
+}
+
+void QuantizedWriter::add_rounded(const TensorPlan& plan, RunRounder rounder) {
+  if (!writer().add_quantized(plan.tensor->name, plan.scheme, rounder.runs(), context_.threads))
+    return add_unquantized(plan, rounder.refusal(context_));
+  const SolvedMatrix solved = rounder.report();
+  record(plan, solved, *solved.relative_error);
 }
 
 void QuantizedWriter::add_unquantized(const TensorPlan& plan, const std::string& reason) {
@@ -104,9 +146,12 @@ void QuantizedWriter::add_dense(const TensorPlan& plan) {
   const ModelTensor& tensor = *plan.tensor;
   TensorReport report{tensor.name, name_of(plan.scheme), "copy", 0, plan.fallback, 0, Json::object()};
   if (plan.scheme == tensor.scheme) {
-    std::vector<std::byte> bytes(dense_bytes(tensor));
-    source_.read_dense(tensor, 0, tensor.rows(), bytes);
-    writer().add_dense(tensor.name, *tensor.scheme.dense, tensor.shape, bytes);
+    const DType type = *tensor.scheme.dense;
+    store_dense(tensor, type, writer(), context_.threads, [&](int64_t first, int64_t count) {
+      DenseRun run{.bytes = std::vector<std::byte>(static_cast<size_t>(count * tensor.cols()) * size_of(type))};
+      source_.read_dense(tensor, first, count, run.bytes);
+      return run;
+    });
   } else {
     store_rounded(tensor, *plan.scheme.dense, report);
   }
@@ -117,23 +162,32 @@ void QuantizedWriter::add_folded(const TensorPlan& plan, std::span<const float> 
   const ModelTensor& tensor = *plan.tensor;
   // The checkpoint's own 16 bits would round what it holds exactly.
   const DType type = plan.scheme == tensor.scheme ? DType::kF32 : *plan.scheme.dense;
-  std::vector<std::byte> bytes;
+  const DenseRun rounded = round_values(type, values);
   TensorReport report{tensor.name, std::string(name_of(type)), method, 0, plan.fallback, 0, Json::object()};
-  report.relative_error = round_values(type, values, bytes);
-  writer().add_dense(tensor.name, type, tensor.shape, bytes);
+  report.relative_error = rounded.sums.relative();
+  writer().add_dense(tensor.name, type, tensor.shape, rounded.bytes);
   record(tensor, std::move(report));
 }
 
+bool QuantizedWriter::fits_f16(const ModelTensor& tensor) {
+  std::atomic<bool> fits = true;
+  context_.threads.run_ranges(tensor.rows(), rows_in_run(tensor), [&](int64_t first, int64_t last) {
+    for (const float value : read_rows(source_, tensor, first, last - first))
+      if (std::isfinite(value) && std::abs(value) > kLargestF16) fits = false;
+  });
+  return fits;
+}
+
 void QuantizedWriter::store_rounded(const ModelTensor& tensor, DType type, TensorReport& report) {
-  const std::vector<float> values = source_.read_f32(tensor);
-  if (type == DType::kF16 && !fits_f16(values)) {
+  if (type == DType::kF16 && !fits_f16(tensor)) {
     type = DType::kBF16;
     report.scheme = name_of(type);
     report.fallback = joined(report.fallback, "a weight is too large for f16: bf16 instead");
   }
-  std::vector<std::byte> bytes;
-  report.relative_error = round_values(type, values, bytes);
-  writer().add_dense(tensor.name, type, tensor.shape, bytes);
+  const auto round = [&](int64_t first, int64_t count) {
+    return round_values(type, read_rows(source_, tensor, first, count));
+  };
+  report.relative_error = store_dense(tensor, type, writer(), context_.threads, round).relative();
 }
 
 void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {

@@ -15,6 +15,8 @@ class QuantizedWriter {
   // `directory` exists; `source` and `context` must outlive the writer.
   QuantizedWriter(const ModelSource& source, const std::filesystem::path& directory, Context& context);
   void add_quantized(const TensorPlan& plan, SolvedMatrix solved);
+  // Rounded on its way to the file.
+  void add_rounded(const TensorPlan& plan, RunRounder rounder);
   // A vector that factors were folded into: in float32, or in the type that the plan asks for.
   void add_folded(const TensorPlan& plan, std::span<const float> values, const std::string& method);
   // In the plan's type. What f16 cannot hold becomes bf16, which is a fallback.
@@ -26,7 +28,9 @@ class QuantizedWriter {
  private:
   void add_unquantized(const TensorPlan& plan, const std::string& reason);
   void store_rounded(const ModelTensor& tensor, DType type, TensorReport& report);
+  bool fits_f16(const ModelTensor& tensor);
   void record(const ModelTensor& tensor, TensorReport report, int64_t outliers = 0);
+  void record(const TensorPlan& plan, const SolvedMatrix& solved, double error, int64_t outliers = 0);
   void write_behind(const std::string& name, QuantizedMatrix matrix);
   ModelWriter& writer();  // nothing is being written
 
@@ -37,6 +41,9 @@ class QuantizedWriter {
   double bits_ = 0, weights_ = 0;
   std::future<void> writing_;  // the last matrix, while the next is solved
 };
+
+// Whether the matrix is rounded, and neither solved with others nor changed afterwards: it need not be held whole.
+bool is_rounded_in_runs(const TensorPlan& plan, const QuantizeOptions& options);
 
 // Of a dense tensor as it is read (ModelSource::read_dense), which need not be as it is stored.
 uint64_t dense_bytes(const ModelTensor& tensor);

@@ -71,18 +71,21 @@ std::vector<float> floored_importance(std::vector<float> importance) {
   return importance;
 }
 
+Rounding imatrix_rounding(const Scheme& scheme, const InputStatistics* statistics, GridRule grid) {
+  Rounding rounding{.grid = grid};
+  if (statistics == nullptr) return rounding;
+  rounding.importance = floored_importance(statistics->mean_square);
+  const bool as_ggml = rounds_as_ggml(scheme, grid);
+  if (!as_ggml && !rounding.importance.empty()) rounding.method = "imatrix";
+  if (as_ggml && scheme.block == BlockType::kQ4_0) rounding.fallback = "with --grid max nothing is weighted";
+  return rounding;
+}
+
 std::vector<SolvedMatrix> solve_imatrix(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                         const SolverOptions& options, Context& context) {
-  if (statistics == nullptr) return solve_rtn(group, nullptr, options, context);
-  const std::vector<float> importance = floored_importance(statistics->mean_square);
   std::vector<SolvedMatrix> solved;
-  for (const MatrixTask& task : group) {
-    SolvedMatrix& matrix = solved.emplace_back(round_to_nearest(task, importance, options.grid, context));
-    const bool as_ggml = rounds_as_ggml(task.scheme, options.grid);
-    if (!as_ggml && !importance.empty()) matrix.method = "imatrix";
-    if (as_ggml && task.scheme.block == BlockType::kQ4_0 && matrix.matrix)
-      matrix.fallback = "with --grid max nothing is weighted";
-  }
+  for (const MatrixTask& task : group)
+    solved.push_back(round_to_nearest(task, imatrix_rounding(task.scheme, statistics, options.grid), context));
   return solved;
 }
 

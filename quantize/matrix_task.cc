@@ -13,17 +13,17 @@ namespace {
 
 constexpr int64_t kPieceWeights = 1 << 16;
 
-int64_t rows_per_piece(const MatrixTask& task) { return std::max<int64_t>(1, kPieceWeights / task.cols); }
-
 }  // namespace
 
+int64_t rows_in_piece(int64_t cols) { return std::max<int64_t>(1, kPieceWeights / cols); }
+
 int64_t count_pieces(const MatrixTask& task) {
-  const int64_t rows = rows_per_piece(task);
+  const int64_t rows = rows_in_piece(task.cols);
   return (task.rows + rows - 1) / rows;
 }
 
 void for_each_piece(const MatrixTask& task, Context& context, const std::function<void(const RowPiece&)>& body) {
-  const int64_t rows = rows_per_piece(task);
+  const int64_t rows = rows_in_piece(task.cols);
   context.threads.run(count_pieces(task), [&](int64_t index) {
     const int64_t first = index * rows, count = std::min(rows, task.rows - first);
     const auto size = static_cast<size_t>(count * task.cols);

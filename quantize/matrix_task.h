@@ -30,6 +30,7 @@ struct RowPiece {
   int64_t index, first, count;
   std::span<const float> values;  // count * cols
 };
+int64_t rows_in_piece(int64_t cols);
 int64_t count_pieces(const MatrixTask& task);
 // Reads each piece and calls body, from all threads of the context.
 void for_each_piece(const MatrixTask& task, Context& context, const std::function<void(const RowPiece&)>& body);

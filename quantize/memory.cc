@@ -20,6 +20,7 @@ namespace {
 
 constexpr uint64_t kFloat = sizeof(float);
 constexpr uint64_t kWriterBuffers = uint64_t{20} << 20;  // of the tensors' file, and small things
+constexpr uint64_t kReadPages = uint64_t{16} << 20;      // of the checkpoint (MappedFile::release)
 // Code and tables that LibTorch touches when it first works, and for each thread the arena of the allocator and the
 // buffers in which the matrix products of this CPU lay out their operands.
 constexpr uint64_t kTorchPages = uint64_t{128} << 20, kThreadPages = uint64_t{32} << 20;
@@ -37,30 +38,30 @@ uint64_t keeping(const TensorPlan& plan) {
 }
 
 // Storing one tensor: its codes and their packed form, or its values and their rounded form.
-uint64_t storing(TensorPlan plan, uint64_t threads) {
+uint64_t storing(TensorPlan plan, const QuantizeOptions& options, uint64_t threads) {
   if (!plan.candidates.empty()) {
     uint64_t most = 0;
     for (const Scheme& scheme : std::exchange(plan.candidates, {})) {
       plan.scheme = scheme;
-      most = std::max(most, storing(plan, threads));
+      most = std::max(most, storing(plan, options, threads));
     }
     return most;
   }
   const ModelTensor& tensor = *plan.tensor;
   const uint64_t elements = bytes(tensor.elements());
-  // Pages that a tensor is read from are dropped when all that is read at once has been.
-  if (plan.scheme == tensor.scheme) return tensor.bytes + dense_bytes(tensor);
-  if (plan.scheme.is_dense()) return tensor.bytes + 3 * kFloat * elements;
+  if (plan.scheme.is_dense()) return 0;  // a few rows at a time
   const uint64_t scales = bytes(tensor.rows() * plan.scheme.groups(tensor.cols()), kFloat + 1);
   const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? tensor.bytes + 2 * kFloat * elements : 0;
+  if (is_rounded_in_runs(plan, options)) return scales + grid + run_rounder_bytes(tensor.cols(), threads);
   const uint64_t piece = std::max(kPieceBytes, bytes(tensor.cols(), kFloat));
   return 2 * elements + 2 * scales + grid + 4 * piece * threads + keeping(plan);
 }
 
-uint64_t largest_storing(std::span<const TensorPlan> plans, int64_t first_layer, uint64_t threads) {
+uint64_t largest_storing(std::span<const TensorPlan> plans, int64_t first_layer, const QuantizeOptions& options,
+                         uint64_t threads) {
   uint64_t most = 0;
   for (const TensorPlan& plan : plans)
-    if (plan.layer >= first_layer) most = std::max(most, storing(plan, threads));
+    if (plan.layer >= first_layer) most = std::max(most, storing(plan, options, threads));
   return most;
 }
 
@@ -146,14 +147,14 @@ uint64_t resident_bytes() {
 uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                          const Context& context) {
   const auto threads = static_cast<uint64_t>(context.threads.size());
-  uint64_t needed = largest_storing(plans, -1, threads);
+  uint64_t needed = largest_storing(plans, -1, options, threads);
   const Quantizer& quantizer = find_quantizer(options.method);
   const bool measures = options.scheme == "auto" && !options.calibration.empty();
   const bool walks = quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty());
   if (measures) needed = std::max(needed, measuring(source, plans, options, threads));
-  if (walks) needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, threads));
+  if (walks) needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, options, threads));
   if (measures || walks || tunes(options)) needed = std::max(needed, reading(options.calibration));
-  return resident_bytes() + kWriterBuffers + needed;
+  return resident_bytes() + kWriterBuffers + kReadPages + needed;
 }
 
 void require_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,

@@ -9,7 +9,7 @@
 namespace retort {
 
 // An upper bound of the resident bytes: what the process has now, and the largest sum of what is alive together.
-// Of the mapped checkpoint the pages of one read are counted: they are dropped when it is done.
+// Of the mapped checkpoint a few pages are counted: they are dropped as it is read.
 uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                          const Context& context);
 // Throws when the estimate is above context.memory_limit; names the smallest limit that would do.

@@ -105,6 +105,8 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
   return json;
 }
 
+bool is_linear(const TensorPlan& plan) { return plan.rule->input != Input::kNone; }
+
 // Solves tensors in the order in which they are stored: a layer's matrices together where the method is calibrated.
 class Solver {
  public:
@@ -114,7 +116,7 @@ class Solver {
         quantizer_(quantizer),
         walk_(std::move(walk)),
         importance_(importance),
-        rounding_{.grid = grid},
+        grid_(grid),
         context_(context) {}
 
   SolvedTensor solve(const TensorPlan& plan) {
@@ -126,26 +128,38 @@ class Solver {
     return tensor;
   }
 
+  // Of a matrix that need not be solved as a whole.
+  RunRounder rounder(const TensorPlan& plan) const {
+    const auto statistics = statistics_of(plan);
+    return {task_of(source_, plan), rounding_of(plan, statistics)};
+  }
+
  private:
+  std::optional<InputStatistics> statistics_of(const TensorPlan& plan) const {
+    return importance_ ? input_statistics(*importance_, plan) : std::nullopt;
+  }
+
+  Rounding rounding_of(const TensorPlan& plan, const std::optional<InputStatistics>& statistics) const {
+    if (!importance_) return {.grid = grid_};
+    Rounding rounding = imatrix_rounding(plan.scheme, statistics ? &*statistics : nullptr, grid_);
+    if (is_linear(plan) && !statistics) rounding.fallback = "nothing is known of its inputs: not weighted";
+    return rounding;
+  }
+
   SolvedMatrix solve_matrix(const TensorPlan& plan) {
-    const bool linear = plan.rule->input != Input::kNone;
-    if (walk_ && linear) return std::move(solved_.matrices.at(plan.tensor->name));
+    if (walk_ && is_linear(plan)) return std::move(solved_.matrices.at(plan.tensor->name));
     MatrixTask task = task_of(source_, plan);
-    const auto statistics = importance_ ? input_statistics(*importance_, plan) : std::nullopt;
-    choose_outliers({&task, 1}, plan.outliers, statistics ? statistics->mean_square : std::vector<float>{},
-                    rounding_.grid, context_);
-    if (!importance_) return std::move(solve_rtn({&task, 1}, nullptr, rounding_, context_).front());
-    SolvedMatrix solved =
-        std::move(solve_imatrix({&task, 1}, statistics ? &*statistics : nullptr, rounding_, context_).front());
-    if (linear && !statistics && solved.matrix) solved.fallback = "nothing is known of its inputs: not weighted";
-    return solved;
+    const auto statistics = statistics_of(plan);
+    choose_outliers({&task, 1}, plan.outliers, statistics ? statistics->mean_square : std::vector<float>{}, grid_,
+                    context_);
+    return round_to_nearest(task, rounding_of(plan, statistics), context_);
   }
 
   const ModelSource& source_;
   const Quantizer& quantizer_;
   std::unique_ptr<LayerWalk> walk_;
   const std::optional<ImportanceMatrix>& importance_;
-  const SolverOptions rounding_;
+  const GridRule grid_;
   Context& context_;
   int64_t layer_ = -1;
   SolvedLayer solved_;  // layer_
@@ -164,19 +178,24 @@ void require_as_asked(std::string_view tensor, const std::string& fallback) {
 }
 
 // Tensors are stored as they are solved; those to be tuned are given back instead.
-std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, Solver solver, bool keep, bool strict,
-                                           QuantizedWriter& writer, Context& context) {
+std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, Solver solver,
+                                           const QuantizeOptions& options, QuantizedWriter& writer, Context& context) {
   std::vector<SolvedTensor> kept;
   context.progress.begin("quantize", static_cast<int64_t>(plans.size()), "tensors");
   int64_t done = 0;
   for (const TensorPlan& plan : plans) {
     context.check_interrupted();
-    SolvedTensor tensor = solver.solve(plan);
-    if (strict) require_as_asked(plan.tensor->name, tensor.solved.fallback);
-    if (keep)
-      kept.push_back(std::move(tensor));
-    else
-      store(std::move(tensor), writer);
+    if (is_rounded_in_runs(plan, options)) {
+      writer.add_rounded(plan, solver.rounder(plan));
+      if (options.strict) require_as_asked(plan.tensor->name, writer.reports().back().fallback);
+    } else {
+      SolvedTensor tensor = solver.solve(plan);
+      if (options.strict) require_as_asked(plan.tensor->name, tensor.solved.fallback);
+      if (tunes(options))
+        kept.push_back(std::move(tensor));
+      else
+        store(std::move(tensor), writer);
+    }
     context.progress.update(++done, plan.tensor->name);
   }
   context.progress.end();
@@ -231,8 +250,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   if (quantizer.weighs_columns) importance = obtain_importance(source, plans, options, context);
   QuantizedWriter writer(source, directory, context);
   std::vector<SolvedTensor> kept =
-      quantize_tensors(plans, Solver(source, quantizer, std::move(walk), importance, grid, context), tunes(options),
-                       options.strict, writer, context);
+      quantize_tensors(plans, Solver(source, quantizer, std::move(walk), importance, grid, context), options, writer, context);
   if (tunes(options)) summary.tuning = tune(source, kept, options, state, context);
   for (SolvedTensor& tensor : kept) store(std::move(tensor), writer);
   for (const TensorReport& report : writer.reports())

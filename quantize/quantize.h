@@ -30,7 +30,7 @@ struct QuantizeOptions {
   bool strict = false;  // what would be a fallback, or what the target does not load, is an Error
   bool second_pass = true;
   std::string aim = "quantized";                // or "float": outputs follow those of the float model
-  std::string precision = "auto";               // of the matrix products of the forward passes: f32 or bf16
+  std::string precision = "auto";               // of the matrix products while calibrating: f32 or bf16
   std::string grid = "mse";                     // or "max": as wide as the largest weight, without a search
   std::string scale_type = "f16";               // or "portable": scales that f16 and bf16 both hold
   int64_t learn_rounding = 0, tune_scales = 0;  // steps of each (tune/)

@@ -5,7 +5,9 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <memory>
 
+#include "core/base/in_order.h"
 #include "quantize/grid.h"
 #include "quantize/lanes.h"
 #include "quantize/outliers.h"
@@ -22,11 +24,20 @@ RETORT_EACH_ISA float largest_magnitude(std::span<const float> values) {
   return std::bit_cast<float>(largest);
 }
 
+// The first of those with the largest magnitude.
+RETORT_EACH_ISA float largest_value(std::span<const float> values) {
+  const float size = largest_magnitude(values);
+  uint32_t positive = 0, negative = 0;
+  for (const float value : values) positive |= value == size, negative |= value == -size;
+  if (negative == 0) return size;
+  if (positive == 0) return -size;
+  return *std::ranges::find_if(values, [size](float value) { return std::abs(value) == size; });
+}
+
 // ggml's quantize_row_q4_0_ref: the value of largest magnitude becomes code 0. Codes come from the scale before it is
 // rounded to f16.
 RETORT_EACH_ISA float round_q4_0(std::span<const float> values, std::span<uint8_t> codes) {
-  const float size = largest_magnitude(values);
-  const float largest = *std::ranges::find_if(values, [size](float value) { return std::abs(value) == size; });
+  const float largest = largest_value(values);
   const float step = largest / -8.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f;
   for (size_t i = 0; i < values.size(); ++i)
     codes[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(values[i] * inverse + 8.5f)));
@@ -59,14 +70,15 @@ class PieceRounder {
       round_block_ = matrix.scheme.block == BlockType::kQ8_0 ? round_q8_0 : round_q4_0;
   }
 
-  void round(const RowPiece& piece) {
-    weigh_errors(importance_, piece.values, weights_);
+  // `values`: of rows of the matrix from `first` on.
+  void round(int64_t first, std::span<const float> values) {
+    weigh_errors(importance_, values, weights_);
     const std::span<const float> importance = weights_;
-    const size_t units = piece.values.size() / unit_, before = static_cast<size_t>(piece.first * matrix_.cols) / unit_;
+    const size_t units = values.size() / unit_, before = static_cast<size_t>(first * matrix_.cols) / unit_;
     for (size_t unit = 0; unit < units; unit += kUnits) {
       const size_t start = unit * unit_, size = std::min(kUnits, units - unit) * unit_;
       const std::span codes(matrix_.codes.data() + before * unit_ + start, size);
-      round_units(piece.values.subspan(start, size), importance.empty() ? importance : importance.subspan(start, size),
+      round_units(values.subspan(start, size), importance.empty() ? importance : importance.subspan(start, size),
                   codes);
       store_grids(std::span(grids_).first(size / unit_), static_cast<int64_t>(before + unit), matrix_);
     }
@@ -101,6 +113,9 @@ class PieceRounder {
   std::vector<float> weights_;
 };
 
+constexpr const char* kNotFinite = "the weights hold NaN or infinity";
+constexpr const char* kLargeScale = "a scale is too large for f16";
+
 bool finite_scales(const QuantizedMatrix& m) {
   return all_finite(m.scales) && all_finite(m.minima) && all_finite(m.super.scales) && all_finite(m.super.minima);
 }
@@ -128,15 +143,86 @@ SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> imp
   std::atomic<bool> finite{true};
   for_each_piece(task, context, [&](const RowPiece& piece) {
     if (!all_finite(piece.values)) return finite.store(false);
-    PieceRounder(*solved.matrix, tensor_grid, rule, task.scale_type, importance).round(piece);
+    PieceRounder(*solved.matrix, tensor_grid, rule, task.scale_type, importance).round(piece.first, piece.values);
     sums[static_cast<size_t>(piece.index)] = sum_errors(*solved.matrix, piece.first, piece.values);
   });
-  if (!finite) solved.fallback = "the weights hold NaN or infinity";
-  if (finite && !finite_scales(*solved.matrix)) solved.fallback = "a scale is too large for f16";
+  if (!finite) solved.fallback = kNotFinite;
+  if (finite && !finite_scales(*solved.matrix)) solved.fallback = kLargeScale;
   if (!solved.fallback.empty()) solved.matrix.reset();
   solved.relative_error = total(sums).relative();
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
+}
+
+SolvedMatrix round_to_nearest(const MatrixTask& task, const Rounding& rounding, Context& context) {
+  SolvedMatrix solved = round_to_nearest(task, rounding.importance, rounding.grid, context);
+  solved.method = rounding.method;
+  if (solved.matrix && !rounding.fallback.empty()) solved.fallback = rounding.fallback;
+  return solved;
+}
+
+namespace {
+
+constexpr int64_t kRunWeights = 1 << 17;  // with all that is made of them in a core's own cache
+constexpr int64_t kRowsPacked = 32;       // rows that fill whole elements of every layout
+
+int64_t rows_in_run(int64_t cols) {
+  return std::max<int64_t>(1, kRunWeights / (cols * kRowsPacked)) * kRowsPacked;
+}
+
+}  // namespace
+
+RunRounder::RunRounder(MatrixTask task, Rounding rounding)
+    : task_(std::move(task)),
+      rounding_(std::move(rounding)),
+      tensor_grid_(fit_tensor_grid(task_, rounding_.grid, rounding_.importance)),
+      step_(rows_in_run(task_.cols)),
+      sums_(static_cast<size_t>((task_.rows + step_ - 1) / step_)) {}
+
+MatrixRuns RunRounder::runs() {
+  return {task_.rows, task_.cols, step_, [this](int64_t first, int64_t count) { return round(first, count); }};
+}
+
+std::optional<QuantizedMatrix> RunRounder::round(int64_t first, int64_t count) {
+  QuantizedMatrix rows = make_quantized(task_.scheme, count, task_.cols);
+  PieceRounder rounder(rows, tensor_grid_, rounding_.grid, task_.scale_type, rounding_.importance);
+  const int64_t most = std::min(count, rows_in_piece(task_.cols));
+  const auto buffer = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(most * task_.cols));
+  std::vector<ErrorSums> sums;
+  for (int64_t row = 0; row < count; row += most) {
+    const int64_t some = std::min(most, count - row);
+    const std::span values(buffer.get(), static_cast<size_t>(some * task_.cols));
+    task_.read(first + row, some, values);
+    if (!all_finite(values)) return std::nullopt;
+    rounder.round(row, values);
+    sums.push_back(sum_errors(rows, row, values));
+  }
+  if (!finite_scales(rows)) return std::nullopt;
+  sums_[static_cast<size_t>(first / step_)] = total(sums);
+  return rows;
+}
+
+SolvedMatrix RunRounder::report() const {
+  return {.matrix = {},
+          .method = rounding_.method,
+          .fallback = rounding_.fallback,
+          .scale_type = task_.scale_type,
+          .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(),
+          .relative_error = total(sums_).relative()};
+}
+
+std::string RunRounder::refusal(Context& context) const {
+  std::atomic<bool> finite{true};
+  for_each_piece(task_, context, [&](const RowPiece& piece) {
+    if (!all_finite(piece.values)) finite = false;
+  });
+  return finite ? kLargeScale : kNotFinite;
+}
+
+uint64_t run_rounder_bytes(int64_t cols, uint64_t threads) {
+  // Codes, grids and blocks, also of the runs that wait to be stored; values, weights and what is searched.
+  constexpr int64_t kByWeight = 3 + 2 * static_cast<int64_t>(kReadyRuns), kByPieceWeight = 24;
+  return threads * static_cast<uint64_t>((kByWeight * rows_in_run(cols) + kByPieceWeight * rows_in_piece(cols)) * cols);
 }
 
 std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* /*statistics*/,

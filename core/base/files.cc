@@ -76,8 +76,8 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::release(uint64_t offset, uint64_t length) const {
-  const uint64_t page = 4096, first = (offset + page - 1) / page * page;
-  const uint64_t last = std::min<uint64_t>(offset + length, size_) / page * page;
+  constexpr uint64_t kStep = uint64_t{8} << 20;
+  const uint64_t end = offset + length, first = offset / kStep * kStep, last = end < size_ ? end / kStep * kStep : size_;
   if (last > first) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
@@ -167,6 +167,15 @@ void OutputFile::overwrite(uint64_t position, std::span<const std::byte> bytes) 
   if (::lseek(impl_->file, static_cast<off_t>(position), SEEK_SET) < 0) fail_errno("write", impl_->path);
   impl_->write_all(bytes);
   if (::lseek(impl_->file, 0, SEEK_END) < 0) fail_errno("write", impl_->path);
+}
+
+void OutputFile::cut(uint64_t position) {
+  if (position > position_) fail("write", impl_->path.string(), "only written bytes can be taken back");
+  impl_->flush();
+  if (::ftruncate(impl_->file, static_cast<off_t>(position)) != 0 ||
+      ::lseek(impl_->file, static_cast<off_t>(position), SEEK_SET) < 0)
+    fail_errno("write", impl_->path);
+  position_ = position;
 }
 
 void OutputFile::close() { impl_->close(); }

@@ -21,7 +21,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
-  // Drops the pages of [offset, offset + length) from this process; they are read again when touched.
+  // Told that [offset, offset + length) was read and is not needed soon: keeps what this process holds of a file small
+  // that is read from front to back. Pages are dropped 8 MiB at a time, since each time stops all threads; they are
+  // read again when touched.
   void release(uint64_t offset, uint64_t length) const;
 
  private:
@@ -53,6 +55,8 @@ class OutputFile {
   void pad_to(uint64_t alignment);  // zero bytes up to a multiple of `alignment`
   // Replaces bytes that were already written; writing goes on at the end.
   void overwrite(uint64_t position, std::span<const std::byte> bytes);
+  // Takes back all that was written from `position` on.
+  void cut(uint64_t position);
   uint64_t position() const { return position_; }
   void close();  // flushes; errors are thrown here, not in the destructor
 

@@ -197,10 +197,9 @@ const Entry& DirectorySource::entry(const ModelTensor& tensor) const {
   return at->second;
 }
 
-// Pages of a large read are dropped, so that a command's memory is that of the tensors it holds.
+// So that a command's memory is that of the tensors it holds.
 void DirectorySource::release(const StoredTensor& stored, std::span<const std::byte> rows) {
-  if (rows.size() >= 1 << 16)
-    stored.file->file().release(static_cast<uint64_t>(rows.data() - stored.file->file().bytes().data()), rows.size());
+  stored.file->file().release(static_cast<uint64_t>(rows.data() - stored.file->file().bytes().data()), rows.size());
 }
 
 void DirectorySource::release_parts(const Entry& entry, int64_t rows, int64_t first, int64_t count) const {

@@ -62,7 +62,7 @@ class GgufFile {
   std::span<const std::byte> data(const GgufTensorInfo& info) const {
     return files_[info.file]->bytes().subspan(info.offset, info.bytes);
   }
-  // Drops pages of the tensor's data from this process.
+  // As of MappedFile.
   void release(const GgufTensorInfo& info, uint64_t first, uint64_t bytes) const {
     files_[info.file]->release(info.offset + first, bytes);
   }

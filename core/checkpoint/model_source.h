@@ -13,6 +13,7 @@
 #include "core/arch/family.h"
 #include "core/arch/model_config.h"
 #include "core/base/json.h"
+#include "core/pack/packed_runs.h"
 #include "core/pack/quantized_matrix.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -98,6 +99,8 @@ class ModelWriter {
   void append(std::span<const std::byte> bytes);
   void add_f32(const std::string& name, DType dtype, const std::vector<int64_t>& shape, std::span<const float> values);
   void add_quantized(const std::string& name, const QuantizedMatrix& matrix);
+  // The same, for a matrix that is made a run of rows at a time. False when a run could not be: nothing was added.
+  bool add_quantized(const std::string& name, const Scheme& scheme, const MatrixRuns& runs, ThreadPool& threads);
   // `config_json` becomes config.json (its quantization_config is added here); `report` becomes
   // retort.json beside it (omitted when null). Call once, last.
   void finish(const Json& config_json, const Json& report);

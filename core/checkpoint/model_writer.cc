@@ -7,6 +7,16 @@ namespace fs = std::filesystem;
 
 namespace retort {
 
+namespace {
+
+void check_storable(const QuantizedMatrix& matrix, const std::string& name) {
+  check_matrix(matrix, name);
+  if (const std::string reason = storage_format(matrix.scheme).refuses(matrix); !reason.empty())
+    fail("checkpoint", name, reason);
+}
+
+}  // namespace
+
 struct ModelWriter::Impl {
   explicit Impl(fs::path path) : directory(std::move(path)), tensors(directory) {}
   fs::path directory;
@@ -41,13 +51,32 @@ void ModelWriter::add_f32(const std::string& name, DType dtype, const std::vecto
 }
 
 void ModelWriter::add_quantized(const std::string& name, const QuantizedMatrix& matrix) {
-  check_matrix(matrix, name);
-  const PackedFormat& format = storage_format(matrix.scheme);
-  if (const std::string reason = format.refuses(matrix); !reason.empty()) fail("checkpoint", name, reason);
-  for (const PackedPart& part : format.pack(matrix))
+  check_storable(matrix, name);
+  for (const PackedPart& part : storage_format(matrix.scheme).pack(matrix))
     impl_->tensors.add(name + "." + std::string(part.name), part.dtype, part.shape, part.bytes);
   impl_->schemes[name] = name_of(matrix.scheme);
   if (!matrix.outlier_columns.empty()) impl_->version = 2;
+}
+
+bool ModelWriter::add_quantized(const std::string& name, const Scheme& scheme, const MatrixRuns& runs,
+                                ThreadPool& threads) {
+  const MatrixRuns checked{runs.rows, runs.cols, runs.step, [&](int64_t first, int64_t count) {
+                             std::optional<QuantizedMatrix> rows = runs.make(first, count);
+                             if (rows) check_storable(*rows, name);
+                             return rows;
+                           }};
+  bool begun = false;
+  const auto begin = [&](const PackedPart& part) {
+    impl_->tensors.begin(name + "." + std::string(part.name), part.dtype, part.shape);
+    begun = true;
+  };
+  const auto append = [&](std::span<const std::byte> bytes) { impl_->tensors.append(bytes); };
+  if (!pack_runs(checked, storage_format(scheme), /*row_axis=*/0, {begin, append}, threads)) {
+    if (begun) impl_->tensors.drop();
+    return false;
+  }
+  impl_->schemes[name] = name_of(scheme);
+  return true;
 }
 
 void ModelWriter::finish(const Json& config_json, const Json& report) {

@@ -57,6 +57,7 @@ class Shard {
   bool begin(const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
     const std::string entry = header_entry(name, dtype, shape, data_bytes_, data_bytes_ + product(dtype, shape));
     if (!empty() && header_.size() + entry.size() + 16 > kReserved) return false;
+    last_entry_ = header_.size();
     header_ += entry;
     names_.push_back(name);
     return true;
@@ -70,6 +71,17 @@ class Shard {
     }
     if (!file_) start_streaming();
     file_->write(bytes);
+  }
+
+  // Takes back what was begun last, with the bytes that came of it.
+  void drop(uint64_t bytes) {
+    header_.resize(last_entry_);
+    names_.pop_back();
+    data_bytes_ -= bytes;
+    if (file_)
+      file_->cut(kReserved + data_bytes_);
+    else
+      buffer_.resize(data_bytes_);
   }
 
   void close() {
@@ -99,6 +111,7 @@ class Shard {
   std::vector<std::string> names_;
   std::optional<OutputFile> file_;
   uint64_t data_bytes_ = 0;
+  size_t last_entry_ = 0;  // where it begins in the header
 };
 
 }  // namespace
@@ -108,8 +121,8 @@ struct SafetensorsWriter::Impl {
   uint64_t max_shard_bytes = 0;
   std::vector<std::unique_ptr<Shard>> shards;
   std::unordered_set<std::string> names;
-  std::string current;   // the tensor being written
-  uint64_t missing = 0;  // its bytes still to come
+  std::string current;                // the tensor being written
+  uint64_t written = 0, missing = 0;  // its bytes that came, and those still to come
   uint64_t data_bytes = 0;
   bool finished = false;
 
@@ -154,6 +167,7 @@ void SafetensorsWriter::begin(const std::string& name, DType dtype, const std::v
   p.require_complete();
   if (!p.names.insert(name).second) fail("safetensors", name, "the tensor was written twice");
   p.current = name;
+  p.written = 0;
   p.missing = product(dtype, shape);
   Shard* shard = p.shards.empty() ? &p.open_shard() : p.shards.back().get();
   const bool full = !shard->empty() && shard->data_bytes() + p.missing > p.max_shard_bytes;
@@ -164,8 +178,17 @@ void SafetensorsWriter::append(std::span<const std::byte> bytes) {
   Impl& p = *impl_;
   if (bytes.size() > p.missing) fail("safetensors", p.current, "more bytes were written than the shape asks for");
   p.shards.back()->append(bytes);
+  p.written += bytes.size();
   p.missing -= bytes.size();
   p.data_bytes += bytes.size();
+}
+
+void SafetensorsWriter::drop() {
+  Impl& p = *impl_;
+  p.shards.back()->drop(p.written);
+  p.names.erase(p.current);
+  p.data_bytes -= p.written;
+  p.missing = 0;
 }
 
 void SafetensorsWriter::finish() {

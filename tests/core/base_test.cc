@@ -1,11 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <vector>
 
@@ -155,6 +157,40 @@ TEST(Files, StagedOutputIsWrittenByOneRunAtATime) {
   fs::create_directories(dir / "model");
   EXPECT_THROW(first.commit(), Error) << "the target came into being meanwhile";
   EXPECT_THROW(StagedOutput("/", StagedOutput::Kind::kFile, true), Error);
+}
+
+TEST(Files, WhatWasWrittenLastCanBeTakenBack) {
+  const fs::path path = fresh_directory("cut") / "file";
+  OutputFile out(path);
+  out.write("kept");
+  out.write(std::string(1 << 20, 'x'));
+  out.write("y");
+  out.cut(4);
+  EXPECT_EQ(out.position(), 4u);
+  out.write("more");
+  EXPECT_THROW(out.cut(9), Error);
+  out.close();
+  EXPECT_EQ(read_text_file(path), "keptmore");
+}
+
+uint64_t resident_bytes() {
+  uint64_t all = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+TEST(Files, MappedPagesThatWereReadAreNotKept) {
+  const fs::path path = fresh_directory("release") / "file";
+  std::string text(size_t{20} << 20, '\0');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 2654435761u >> 21);
+  write_text_file(path, text);
+  const MappedFile file(path);
+  const auto holds = [&] { return std::memcmp(file.bytes().data(), text.data(), text.size()) == 0; };
+  ASSERT_TRUE(holds());
+  const uint64_t before = resident_bytes();
+  for (uint64_t first = 0; first < text.size(); first += 1 << 20) file.release(first, 1 << 20);
+  EXPECT_LE(resident_bytes() + (uint64_t{16} << 20), before);
+  EXPECT_TRUE(holds()) << "they are read again";
 }
 
 TEST(Files, AFullDiskIsAnError) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <optional>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
@@ -340,6 +341,45 @@ TEST(Native, GivesBackTheIntegersOfEveryScheme) {
     EXPECT_EQ(rows, want) << name;
     std::vector<std::byte> bytes(rows.size() * 4);
     EXPECT_THROW(opened->read_dense(tensor, 0, 2, bytes), Error);
+  }
+}
+
+QuantizedMatrix rows_of(const QuantizedMatrix& m, int64_t first, int64_t count) {
+  QuantizedMatrix rows = make_quantized(m.scheme, count, m.cols);
+  std::copy_n(m.codes.begin() + first * m.cols, count * m.cols, rows.codes.begin());
+  std::copy_n(m.scales.begin() + first * m.groups(), count * m.groups(), rows.scales.begin());
+  if (!m.zeros.empty()) std::copy_n(m.zeros.begin() + first * m.groups(), count * m.groups(), rows.zeros.begin());
+  return rows;
+}
+
+// A matrix that comes in runs is stored as the whole; of one whose last run cannot be made nothing is.
+TEST(Native, TakesMatricesInRuns) {
+  testing::Random random(3);
+  for (const char* scheme : {"int3-g32-asym", "q4_0"}) {
+    const QuantizedMatrix whole = random_matrix(scheme, 1000, 256, random);
+    const auto stored = [&](int threads, std::optional<int64_t> missing) {
+      const TempDir dir;
+      ThreadPool pool(threads);
+      ModelWriter writer(dir.path(), {});
+      const auto make = [&](int64_t first, int64_t count) -> std::optional<QuantizedMatrix> {
+        return first == missing ? std::nullopt : std::optional(rows_of(whole, first, count));
+      };
+      if (missing) {
+        EXPECT_FALSE(writer.add_quantized("w", whole.scheme, {1000, 256, 64, make}, pool));
+        missing.reset();
+      }
+      if (threads == 0)
+        writer.add_quantized("w", whole);
+      else
+        writer.add_quantized("w", whole.scheme, {1000, 256, 64, make}, pool);
+      writer.finish(Json::object(), nullptr);
+      return read_text_file(dir.path() / "model.safetensors") + read_text_file(dir.path() / "config.json");
+    };
+    const std::string expected = stored(0, std::nullopt);
+    for (const int threads : {1, 3})
+      for (const std::optional<int64_t> missing : {std::optional<int64_t>(), std::optional<int64_t>(0),
+                                                   std::optional<int64_t>(640), std::optional<int64_t>(960)})
+        EXPECT_TRUE(stored(threads, missing) == expected) << scheme << " " << threads;
   }
 }
 

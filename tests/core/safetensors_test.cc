@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "core/base/error.h"
 #include "tests/support/tiny_model.h"
@@ -189,6 +190,32 @@ TEST(SafetensorsWriter, LeavesNothingBehindWithoutFinish) {
     EXPECT_FALSE(fs::is_empty(dir.path()));
   }
   EXPECT_TRUE(fs::is_empty(dir.path()));
+}
+
+// Whether it was still in memory or already in the file, with a shard of its own or not.
+TEST(SafetensorsWriter, WhatWasDroppedLeavesNoTrace) {
+  const std::string data(size_t{17} << 20, 'x');
+  const auto bytes = std::as_bytes(std::span(data));
+  const auto written = [&](size_t before, uint64_t shard, bool drop) {
+    const TempDir dir;
+    SafetensorsWriter writer(dir.path(), shard);
+    writer.add("before", DType::kU8, {static_cast<int64_t>(before)}, bytes.first(before));
+    if (drop) {
+      writer.begin("x", DType::kU8, {1 << 20});
+      writer.append(bytes.first(100));
+      writer.drop();
+      EXPECT_EQ(writer.data_bytes(), before);
+    }
+    writer.add("x", DType::kF16, {1, 2}, std::as_bytes(std::span("wxyz", 4)));
+    writer.finish();
+    std::string all;
+    for (const auto& entry : std::set<fs::path>(fs::directory_iterator(dir.path()), {}))
+      all += entry.filename().string() + read_text_file(entry);
+    return all;
+  };
+  for (const size_t before : {size_t{1} << 10, data.size()})
+    EXPECT_TRUE(written(before, uint64_t{1} << 30, true) == written(before, uint64_t{1} << 30, false)) << before;
+  EXPECT_TRUE(written(size_t{1} << 20, 1 << 20, true) == written(size_t{1} << 20, 1 << 20, false));
 }
 
 TEST(SafetensorsWriter, RefusesWrongUse) {

@@ -61,6 +61,54 @@ TEST_F(Rtn, EachGroupIsTheGridOfItsOwnValues) {
   }
 }
 
+// Several runs, the last one short, made in any order.
+TEST_F(Rtn, RunsOfRowsAreThoseOfTheWholeMatrix) {
+  constexpr int64_t kCols = 1024, kRows = 300;
+  const auto values = gaussian(kRows * kCols, 0.02f, 5);
+  Rounding weighted{.importance = gaussian(kCols, 1, 6), .method = "imatrix"};
+  for (float& weight : weighted.importance) weight = std::abs(weight);
+  for (const char* name : {"int3-g32-asym", "int8-tensor-sym", "q3_k", "iq4_nl"})
+    for (const Rounding& rounding : {Rounding{}, weighted}) {
+      const MatrixTask task = matrix_task(values, kCols, name);
+      ThreadPool pool(1);
+      ProgressSink sink;
+      Context context{pool, sink};
+      const SolvedMatrix whole = round_to_nearest(task, rounding, context);
+      RunRounder rounder(task, rounding);
+      const MatrixRuns runs = rounder.runs();
+      ASSERT_GT(kRows, 2 * runs.step);
+      std::vector<int64_t> firsts;
+      for (int64_t first = 0; first < kRows; first += runs.step) firsts.insert(firsts.begin(), first);
+      for (const int64_t first : firsts) {
+        const auto rows = runs.make(first, std::min(runs.step, kRows - first));
+        ASSERT_TRUE(rows);
+        const auto from = whole.matrix->codes.begin() + first * kCols;
+        EXPECT_TRUE(std::equal(rows->codes.begin(), rows->codes.end(), from)) << name;
+        const auto scale = whole.matrix->scales.begin() + first * whole.matrix->groups();
+        EXPECT_TRUE(std::equal(rows->scales.begin(), rows->scales.end(), scale)) << name;
+      }
+      const SolvedMatrix report = rounder.report();
+      EXPECT_EQ(report.method, rounding.method);
+      EXPECT_NEAR(*report.relative_error, *whole.relative_error, 1e-12);
+    }
+}
+
+TEST_F(Rtn, RunsOfWhatCannotBeRoundedSayWhy) {
+  const std::vector<std::pair<float, const char*>> cases{{std::numeric_limits<float>::quiet_NaN(), "NaN or infinity"},
+                                                         {3e38f, "too large for f16"}};
+  for (const auto& [bad, reason] : cases) {
+    auto values = gaussian(300 * 1024, 0.02f, 5);
+    values[200 * 1024 + 7] = bad;
+    ThreadPool pool(2);
+    ProgressSink sink;
+    Context context{pool, sink};
+    RunRounder rounder(matrix_task(values, 1024, "int4-g32-sym"), {});
+    EXPECT_TRUE(rounder.runs().make(0, rounder.runs().step));
+    EXPECT_FALSE(rounder.runs().make(200 / rounder.runs().step * rounder.runs().step, rounder.runs().step));
+    EXPECT_NE(rounder.refusal(context).find(reason), std::string::npos);
+  }
+}
+
 TEST_F(Rtn, ATensorHasOneGrid) {
   const auto values = gaussian(64 * 8, 0.02f, 4);
   const SolvedMatrix solved = solve(matrix_task(values, 64, "int8-tensor-asym"));
