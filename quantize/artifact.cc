@@ -7,6 +7,7 @@
 
 #include "core/base/dtype.h"
 #include "core/base/in_order.h"
+#include "quantize/rounding.h"
 #include "quantize/tune/tune.h"
 
 namespace fs = std::filesystem;

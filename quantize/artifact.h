@@ -7,6 +7,7 @@
 #include <string>
 
 #include "quantize/quantizer.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "quantize/calibration/importance.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {

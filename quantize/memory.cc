@@ -11,6 +11,7 @@
 #include "core/base/text.h"
 #include "quantize/allocate/measured_units.h"
 #include "quantize/artifact.h"
+#include "quantize/rounding.h"
 #include "quantize/tune/tune.h"
 
 namespace fs = std::filesystem;
@@ -152,7 +153,8 @@ uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> 
   const bool measures = options.scheme == "auto" && !options.calibration.empty();
   const bool walks = quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty());
   if (measures) needed = std::max(needed, measuring(source, plans, options, threads));
-  if (walks) needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, options, threads));
+  if (walks)
+    needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, options, threads));
   if (measures || walks || tunes(options)) needed = std::max(needed, reading(options.calibration));
   return resident_bytes() + kWriterBuffers + kReadPages + needed;
 }

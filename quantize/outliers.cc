@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "quantize/rounding.h"
+
 namespace retort {
 namespace {
 

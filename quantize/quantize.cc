@@ -15,6 +15,7 @@
 #include "quantize/mixes.h"
 #include "quantize/outliers.h"
 #include "quantize/quantizer.h"
+#include "quantize/rounding.h"
 #include "quantize/targets.h"
 #include "quantize/tune/tune.h"
 
@@ -249,8 +250,8 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   std::optional<ImportanceMatrix> importance;
   if (quantizer.weighs_columns) importance = obtain_importance(source, plans, options, context);
   QuantizedWriter writer(source, directory, context);
-  std::vector<SolvedTensor> kept =
-      quantize_tensors(plans, Solver(source, quantizer, std::move(walk), importance, grid, context), options, writer, context);
+  std::vector<SolvedTensor> kept = quantize_tensors(
+      plans, Solver(source, quantizer, std::move(walk), importance, grid, context), options, writer, context);
   if (tunes(options)) summary.tuning = tune(source, kept, options, state, context);
   for (SolvedTensor& tensor : kept) store(std::move(tensor), writer);
   for (const TensorReport& report : writer.reports())

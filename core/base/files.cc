@@ -77,7 +77,8 @@ MappedFile::~MappedFile() {
 
 void MappedFile::release(uint64_t offset, uint64_t length) const {
   constexpr uint64_t kStep = uint64_t{8} << 20;
-  const uint64_t end = offset + length, first = offset / kStep * kStep, last = end < size_ ? end / kStep * kStep : size_;
+  const uint64_t end = offset + length, first = offset / kStep * kStep,
+                 last = end < size_ ? end / kStep * kStep : size_;
   if (last > first) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
 }
 

@@ -14,6 +14,7 @@
 #include "quantize/allocate/choose.h"
 #include "quantize/allocate/sensitivity.h"
 #include "quantize/artifact.h"
+#include "quantize/rounding.h"
 #include "quantize/scheme_option.h"
 #include "quantize/targets.h"
 #include "quantize/tune/tune.h"

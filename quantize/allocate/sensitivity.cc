@@ -15,6 +15,7 @@
 #include "quantize/allocate/measured_units.h"
 #include "quantize/artifact.h"
 #include "quantize/grid.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {

@@ -3,6 +3,7 @@
 #include "quantize/awq/scale_search.h"
 #include "quantize/outliers.h"
 #include "quantize/quantizer.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 

@@ -13,6 +13,7 @@
 
 #include "model/shards.h"
 #include "quantize/importance.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {

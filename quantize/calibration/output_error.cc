@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "model/shards.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {

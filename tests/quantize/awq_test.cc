@@ -16,6 +16,7 @@
 #include "quantize/awq/scale_search.h"
 #include "quantize/calibration/layer_walk.h"
 #include "quantize/importance.h"
+#include "quantize/rounding.h"
 #include "tests/quantize/matrix_task.h"
 #include "tests/support/tiny_model.h"
 

@@ -11,6 +11,7 @@
 #include "core/base/digest.h"
 #include "core/base/dtype.h"
 #include "core/base/error.h"
+#include "quantize/rounding.h"
 #include "quantize/targets.h"
 #include "tests/quantize/matrix_task.h"
 #include "tests/support/tiny_model.h"

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "quantize/calibration/second_moment.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {

@@ -9,6 +9,7 @@
 #include "core/base/json.h"
 #include "quantize/grid.h"
 #include "quantize/quantizer.h"
+#include "quantize/rounding.h"
 #include "tests/quantize/matrix_task.h"
 
 namespace retort {

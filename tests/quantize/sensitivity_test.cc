@@ -14,6 +14,7 @@
 #include "model/decoder.h"
 #include "model/shards.h"
 #include "quantize/artifact.h"
+#include "quantize/rounding.h"
 #include "tests/support/tiny_model.h"
 
 namespace retort {

@@ -1,4 +1,6 @@
 // Round to nearest.
+#include "quantize/rounding.h"
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -166,9 +168,7 @@ namespace {
 constexpr int64_t kRunWeights = 1 << 17;  // with all that is made of them in a core's own cache
 constexpr int64_t kRowsPacked = 32;       // rows that fill whole elements of every layout
 
-int64_t rows_in_run(int64_t cols) {
-  return std::max<int64_t>(1, kRunWeights / (cols * kRowsPacked)) * kRowsPacked;
-}
+int64_t rows_in_run(int64_t cols) { return std::max<int64_t>(1, kRunWeights / (cols * kRowsPacked)) * kRowsPacked; }
 
 }  // namespace
 
