@@ -12,6 +12,7 @@
 #include "quantize/calibration/second_moment.h"
 #include "quantize/gptq/factor.h"
 #include "quantize/gptq/solver.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {
@@ -46,9 +47,10 @@ void measure(int64_t features, int64_t rows, int64_t tokens) {
   std::vector<at::Tensor> halves;
   for (const at::Tensor& input : inputs) halves.push_back(input.to(at::kBFloat16));
   print("second moment in bf16", n * n * t, cpu_seconds([&] { second_moment(halves, 1, context); }), peak);
-  HessianFactor factor, twice;
+  HessianFactor factor, twice, paired;
   print("factor", n * n * n / 3, cpu_seconds([&] { factor = factor_hessian(statistics, {}, context); }), peak);
   twice = factor_hessian(statistics, {.second_pass = true}, context);
+  paired = factor_hessian(statistics, {.second_pass = true, .in_pairs = true}, context);
   const at::Tensor weights = at::randn({rows, features});
   const float* values = weights.const_data_ptr<float>();
   for (const char* scheme : {"int4-g128-sym", "int4-g32-asym", "q4_0"}) {
@@ -61,10 +63,12 @@ void measure(int64_t features, int64_t rows, int64_t tokens) {
             run_gptq({&task, 1}, twice, {}, context);
           }),
           peak);
-    print((std::string(scheme) + " by rtn").c_str(), n * m, cpu_seconds([&] {
-            solve_rtn({&task, 1}, nullptr, {}, context);
+    print((std::string(scheme) + ", twice, in pairs").c_str(), 2 * n * n * m, cpu_seconds([&] {
+            run_gptq({&task, 1}, paired, {}, context);
           }),
           peak);
+    print((std::string(scheme) + " by rtn").c_str(), n * m,
+          cpu_seconds([&] { round_to_nearest(task, Rounding{}, context); }), peak);
   }
 }
 

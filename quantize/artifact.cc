@@ -71,6 +71,11 @@ bool is_rounded_in_runs(const TensorPlan& plan, const QuantizeOptions& options) 
   return !plan.scheme.is_dense() && !solved && plan.outliers == 0 && !tunes(options);
 }
 
+uint64_t dense_run_bytes(int64_t cols, uint64_t threads) {
+  constexpr uint64_t kByValue = 12 + 4 * kReadyRuns;  // read, rounded, decoded again; as stored while it waits for that
+  return threads * kByValue * static_cast<uint64_t>(std::max(kRunValues, cols));
+}
+
 uint64_t dense_bytes(const ModelTensor& tensor) {
   return static_cast<uint64_t>(tensor.elements()) * size_of(*tensor.scheme.dense);
 }
@@ -129,11 +134,12 @@ void QuantizedWriter::add_quantized(const TensorPlan& plan, SolvedMatrix solved)
   write_behind(plan.tensor->name, std::move(*solved.matrix));
 }
 
-void QuantizedWriter::add_rounded(const TensorPlan& plan, RunRounder rounder) {
+std::string QuantizedWriter::add_rounded(const TensorPlan& plan, RunRounder rounder) {
   if (!writer().add_quantized(plan.tensor->name, plan.scheme, rounder.runs(), context_.threads))
-    return add_unquantized(plan, rounder.refusal(context_));
+    return rounder.refusal(context_);
   const SolvedMatrix solved = rounder.report();
   record(plan, solved, *solved.relative_error);
+  return {};
 }
 
 void QuantizedWriter::add_unquantized(const TensorPlan& plan, const std::string& reason) {

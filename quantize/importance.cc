@@ -1,4 +1,4 @@
-// The importance of a run, and the row "imatrix" of the table of quantizers.
+// The importance of a run, and how it is used.
 #include "quantize/importance.h"
 
 #include <algorithm>
@@ -80,14 +80,6 @@ Rounding imatrix_rounding(const Scheme& scheme, const InputStatistics* statistic
   if (!as_ggml && !rounding.importance.empty()) rounding.method = "imatrix";
   if (as_ggml && scheme.block == BlockType::kQ4_0) rounding.fallback = "with --grid max nothing is weighted";
   return rounding;
-}
-
-std::vector<SolvedMatrix> solve_imatrix(std::span<const MatrixTask> group, const InputStatistics* statistics,
-                                        const SolverOptions& options, Context& context) {
-  std::vector<SolvedMatrix> solved;
-  for (const MatrixTask& task : group)
-    solved.push_back(round_to_nearest(task, imatrix_rounding(task.scheme, statistics, options.grid), context));
-  return solved;
 }
 
 }  // namespace retort

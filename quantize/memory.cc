@@ -38,7 +38,7 @@ uint64_t keeping(const TensorPlan& plan) {
   return bytes(plan.tensor->rows() * plan.outliers, kFloat + 2) + bytes(plan.tensor->cols(), kSums);
 }
 
-// Storing one tensor: its codes and their packed form, or its values and their rounded form.
+// Storing one tensor: a few rows of it, or its codes and their packed form.
 uint64_t storing(TensorPlan plan, const QuantizeOptions& options, uint64_t threads) {
   if (!plan.candidates.empty()) {
     uint64_t most = 0;
@@ -50,10 +50,12 @@ uint64_t storing(TensorPlan plan, const QuantizeOptions& options, uint64_t threa
   }
   const ModelTensor& tensor = *plan.tensor;
   const uint64_t elements = bytes(tensor.elements());
-  if (plan.scheme.is_dense()) return 0;  // a few rows at a time
+  const uint64_t dense = dense_run_bytes(tensor.cols(), threads);  // also where a matrix cannot be rounded
+  if (plan.scheme.is_dense()) return dense;
   const uint64_t scales = bytes(tensor.rows() * plan.scheme.groups(tensor.cols()), kFloat + 1);
   const uint64_t grid = plan.scheme.granularity == Granularity::kTensor ? tensor.bytes + 2 * kFloat * elements : 0;
-  if (is_rounded_in_runs(plan, options)) return scales + grid + run_rounder_bytes(tensor.cols(), threads);
+  if (is_rounded_in_runs(plan, options))
+    return std::max(scales + grid + run_rounder_bytes(tensor.cols(), threads), dense);
   const uint64_t piece = std::max(kPieceBytes, bytes(tensor.cols(), kFloat));
   return 2 * elements + 2 * scales + grid + 4 * piece * threads + keeping(plan);
 }

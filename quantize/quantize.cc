@@ -178,6 +178,13 @@ void require_as_asked(std::string_view tensor, const std::string& fallback) {
          "Choose a scheme that fits, or keep the tensor with --keep");
 }
 
+void round_on_the_way(const TensorPlan& plan, RunRounder rounder, bool strict, QuantizedWriter& writer) {
+  const std::string refusal = writer.add_rounded(plan, std::move(rounder));
+  const std::string& fallback = refusal.empty() ? writer.reports().back().fallback : refusal;
+  if (strict) require_as_asked(plan.tensor->name, fallback);
+  if (!refusal.empty()) writer.add_unquantized(plan, refusal);
+}
+
 // Tensors are stored as they are solved; those to be tuned are given back instead.
 std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, Solver solver,
                                            const QuantizeOptions& options, QuantizedWriter& writer, Context& context) {
@@ -187,8 +194,7 @@ std::vector<SolvedTensor> quantize_tensors(std::span<const TensorPlan> plans, So
   for (const TensorPlan& plan : plans) {
     context.check_interrupted();
     if (is_rounded_in_runs(plan, options)) {
-      writer.add_rounded(plan, solver.rounder(plan));
-      if (options.strict) require_as_asked(plan.tensor->name, writer.reports().back().fallback);
+      round_on_the_way(plan, solver.rounder(plan), options.strict, writer);
     } else {
       SolvedTensor tensor = solver.solve(plan);
       if (options.strict) require_as_asked(plan.tensor->name, tensor.solved.fallback);

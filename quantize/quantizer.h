@@ -62,7 +62,8 @@ struct Quantizer {
   int version;             // raised when the same inputs give other codes
   bool needs_calibration;  // walked layer by layer with InputStatistics; otherwise tensor by tensor
   bool (*supports)(const Scheme&);
-  // Solves matrices that share their input: q, k and v; gate and up. `statistics` is null without calibration.
+  // Solves matrices that share their input: q, k and v; gate and up. Null without calibration: matrices are rounded
+  // (rounding.h).
   std::vector<SolvedMatrix> (*solve)(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                      const SolverOptions& options, Context& context);
   // Solved tensor by tensor with the mean squares of the inputs (imatrix_file.h).
@@ -74,16 +75,10 @@ struct Quantizer {
 std::span<const Quantizer> quantizers();
 const Quantizer& find_quantizer(std::string_view name);  // a usage Error names the nearest valid one
 
-std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* statistics,
-                                    const SolverOptions& options, Context& context);
 // Second-order error feedback, arXiv:2210.17323. See gptq/.
 std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                      const SolverOptions& options, Context& context);
 
-// Round to nearest, the error of a column weighted by the mean square of its input; of the embedding and the head,
-// which have none, by rtn.
-std::vector<SolvedMatrix> solve_imatrix(std::span<const MatrixTask> group, const InputStatistics* statistics,
-                                        const SolverOptions& options, Context& context);
 // Round to nearest with scales that leave the smallest error of the outputs, for columns that are scaled: see awq/.
 std::vector<SolvedMatrix> solve_awq(std::span<const MatrixTask> group, const InputStatistics* statistics,
                                     const SolverOptions& options, Context& context);

@@ -10,7 +10,7 @@ namespace {
 bool any_scheme(const Scheme& scheme) { return !scheme.is_dense(); }
 
 constexpr std::array kQuantizers{
-    Quantizer{.name = "rtn", .version = 5, .needs_calibration = false, .supports = any_scheme, .solve = solve_rtn},
+    Quantizer{.name = "rtn", .version = 5, .needs_calibration = false, .supports = any_scheme, .solve = nullptr},
     Quantizer{.name = "gptq", .version = 6, .needs_calibration = true, .supports = any_scheme, .solve = solve_gptq},
     Quantizer{.name = "awq",
               .version = 4,
@@ -28,7 +28,7 @@ constexpr std::array kQuantizers{
               .version = 4,
               .needs_calibration = false,
               .supports = any_scheme,
-              .solve = solve_imatrix,
+              .solve = nullptr,
               .weighs_columns = true},
 };
 

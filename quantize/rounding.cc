@@ -225,11 +225,4 @@ uint64_t run_rounder_bytes(int64_t cols, uint64_t threads) {
   return threads * static_cast<uint64_t>((kByWeight * rows_in_run(cols) + kByPieceWeight * rows_in_piece(cols)) * cols);
 }
 
-std::vector<SolvedMatrix> solve_rtn(std::span<const MatrixTask> group, const InputStatistics* /*statistics*/,
-                                    const SolverOptions& options, Context& context) {
-  std::vector<SolvedMatrix> solved;
-  for (const MatrixTask& task : group) solved.push_back(round_to_nearest(task, {}, options.grid, context));
-  return solved;
-}
-
 }  // namespace retort

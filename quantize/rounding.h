@@ -37,7 +37,7 @@ class RunRounder {
  public:
   // The task has no outliers. Reads the whole matrix where the scheme has one grid for it.
   RunRounder(MatrixTask task, Rounding rounding);
-  // Nothing when they cannot be rounded: then the whole matrix cannot be. Thread-safe for different runs.
+  // A run is nothing when it cannot be rounded: then the whole matrix cannot be. They refer to this object.
   MatrixRuns runs();
   // When all runs were made: all of it but the matrix.
   SolvedMatrix report() const;
@@ -47,11 +47,11 @@ class RunRounder {
  private:
   std::optional<QuantizedMatrix> round(int64_t first, int64_t count);
 
-  const MatrixTask task_;
-  const Rounding rounding_;
-  const std::optional<Grid> tensor_grid_;
-  const int64_t step_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  MatrixTask task_;
+  Rounding rounding_;
+  std::optional<Grid> tensor_grid_;
+  int64_t step_;
   std::vector<ErrorSums> sums_;  // by run
 };
 // What it holds at most, beside the grid of a whole matrix.

@@ -75,11 +75,14 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-void MappedFile::release(uint64_t offset, uint64_t length) const {
-  constexpr uint64_t kStep = uint64_t{8} << 20;
-  const uint64_t end = offset + length, first = offset / kStep * kStep,
-                 last = end < size_ ? end / kStep * kStep : size_;
-  if (last > first) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+void MappedFile::release() const {
+  if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+}
+
+bool ReadCount::add(uint64_t bytes) {
+  constexpr uint64_t kStep = uint64_t{8} << 20, kAround = uint64_t{64} << 10;  // the kernel maps neighbours too
+  const uint64_t before = bytes_.fetch_add(bytes + kAround);
+  return before / kStep != (before + bytes + kAround) / kStep;
 }
 
 std::string read_text_file(const fs::path& path) {

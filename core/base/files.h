@@ -1,6 +1,7 @@
 // Files: memory-mapped reading, and output that appears whole or not at all.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -21,15 +22,24 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
-  // Told that [offset, offset + length) was read and is not needed soon: keeps what this process holds of a file small
-  // that is read from front to back. Pages are dropped 8 MiB at a time, since each time stops all threads; they are
-  // read again when touched.
-  void release(uint64_t offset, uint64_t length) const;
+  // Drops the file's pages from this process; they are read again when touched.
+  void release() const;
 
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+};
+
+// Counts what is read of mapped files, whose pages are dropped from time to time so that a process does not come to
+// hold all that it ever read. Not at every read, since each time stops all threads.
+class ReadCount {
+ public:
+  // Whether the pages are due. Thread-safe.
+  bool add(uint64_t bytes);
+
+ private:
+  std::atomic<uint64_t> bytes_ = 0;
 };
 
 std::string read_text_file(const std::filesystem::path& path);

@@ -24,11 +24,16 @@ class TakenInOrder {
   void hand_in(int64_t number, Made made) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return failed_ || number == next_ || ready_.size() < most_; });
+    if (failed_) return;
     ready_.emplace(number, std::move(made));
     if (taking_) return;
     taking_ = true;
     while (!failed_ && !ready_.empty() && ready_.begin()->first == next_) take_next(lock);
     taking_ = false;
+  }
+  bool failed() {
+    const std::lock_guard lock(mutex_);
+    return failed_;
   }
   void fail() {
     const std::lock_guard lock(mutex_);
@@ -59,13 +64,14 @@ constexpr size_t kReadyRuns = 2;  // for each thread
 
 // Calls take(make(first, count)) for the runs of `step` of [0, total), the last of which may be shorter: make by all
 // threads, take in the order of the runs and never two together. A thread waits for others only where kReadyRuns runs
-// for each of them are made and not yet taken. The first exception is rethrown; nothing is taken after it.
+// for each of them are made and not yet taken. The first exception is rethrown; nothing is made or taken after it.
 template <typename Make, typename Take>
 void in_order(int64_t total, int64_t step, ThreadPool& threads, const Make& make, const Take& take) {
   using Made = decltype(make(total, step));
   TakenInOrder<Made, Take> taken(kReadyRuns * static_cast<size_t>(threads.size()), take);
   threads.run((total + step - 1) / step, [&](int64_t run) {
     const int64_t first = run * step;
+    if (taken.failed()) return;
     try {
       taken.hand_in(run, make(first, std::min(step, total - first)));
     } catch (...) {

@@ -80,8 +80,7 @@ class DirectorySource final : public ModelSource {
 
   const Entry& entry(const ModelTensor& tensor) const;
   QuantizedMatrix read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
-  void release_parts(const Entry& stored, int64_t rows, int64_t first, int64_t count) const;
-  static void release(const StoredTensor& stored, std::span<const std::byte> rows);
+  static uint64_t bytes_of_rows(const Entry& entry, int64_t rows, int64_t count);
 
   fs::path path_;
   std::string config_label_;
@@ -197,29 +196,17 @@ const Entry& DirectorySource::entry(const ModelTensor& tensor) const {
   return at->second;
 }
 
-// So that a command's memory is that of the tensors it holds.
-void DirectorySource::release(const StoredTensor& stored, std::span<const std::byte> rows) {
-  stored.file->file().release(static_cast<uint64_t>(rows.data() - stored.file->file().bytes().data()), rows.size());
-}
-
-void DirectorySource::release_parts(const Entry& entry, int64_t rows, int64_t first, int64_t count) const {
-  for (size_t i = 0; i < entry.parts.size(); ++i) {
-    const auto part = std::ranges::find(quantization_.parts(), entry.parts[i].name, &StoredPart::name);
-    const auto bytes = entry.parts[i].bytes;
-    const size_t row_bytes = bytes.size() / static_cast<size_t>(rows);
-    if (part->row_axis == 0)
-      release(entry.stored[i],
-              bytes.subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes));
-    else if (first + count == rows)  // every reading of rows touches all its pages
-      release(entry.stored[i], bytes);
-  }
+uint64_t DirectorySource::bytes_of_rows(const Entry& entry, int64_t rows, int64_t count) {
+  uint64_t bytes = 0;
+  for (const PackedPartView& part : entry.parts) bytes += part.bytes.size();
+  return bytes * static_cast<uint64_t>(count) / static_cast<uint64_t>(rows);
 }
 
 QuantizedMatrix DirectorySource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
   const Entry& stored = entry(tensor);
   QuantizedMatrix matrix = quantization_.unpack(*stored.weight, tensor.rows(), tensor.cols(), stored.parts, first,
                                                 count, path_.string() + " tensor '" + tensor.name + "'");
-  release_parts(stored, tensor.rows(), first, count);
+  shards_.count_read(bytes_of_rows(stored, tensor.rows(), count));
   return matrix;
 }
 
@@ -236,7 +223,7 @@ void DirectorySource::read_f32(const ModelTensor& tensor, int64_t first, int64_t
   const auto rows =
       stored.bytes().subspan(static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
   decode_to_f32(stored.info->dtype, rows, out);
-  release(stored, rows);
+  shards_.count_read(rows.size());
 }
 
 void DirectorySource::read_dense(const ModelTensor& tensor, int64_t first, int64_t count,
@@ -253,7 +240,7 @@ void DirectorySource::read_dense(const ModelTensor& tensor, int64_t first, int64
   const size_t row_bytes = stored.info->bytes / static_cast<size_t>(tensor.rows());
   const auto rows = stored.bytes().subspan(static_cast<size_t>(first) * row_bytes, out.size());
   std::ranges::copy(rows, out.begin());
-  release(stored, rows);
+  shards_.count_read(rows.size());
 }
 
 }  // namespace

@@ -62,15 +62,14 @@ class GgufFile {
   std::span<const std::byte> data(const GgufTensorInfo& info) const {
     return files_[info.file]->bytes().subspan(info.offset, info.bytes);
   }
-  // As of MappedFile.
-  void release(const GgufTensorInfo& info, uint64_t first, uint64_t bytes) const {
-    files_[info.file]->release(info.offset + first, bytes);
-  }
+  // Told of every reading of data, so that a command's memory is that of the tensors it holds.
+  void count_read(uint64_t bytes) const;
 
  private:
   void open_siblings(const std::filesystem::path& path, int64_t count);
 
   std::vector<std::unique_ptr<MappedFile>> files_;
+  mutable ReadCount reads_;
   GgufHeader header_;
 };
 

@@ -44,6 +44,11 @@ GgufFile::GgufFile(const fs::path& path) {
   open_siblings(path, count);
 }
 
+void GgufFile::count_read(uint64_t bytes) const {
+  if (!reads_.add(bytes)) return;
+  for (const auto& file : files_) file->release();
+}
+
 void GgufFile::open_siblings(const fs::path& path, int64_t count) {
   const std::string name = name_of_first(path, count);
   for (size_t i = 1; i < static_cast<size_t>(count); ++i) {

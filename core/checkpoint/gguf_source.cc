@@ -154,7 +154,7 @@ std::vector<std::byte> GgufSource::stored_rows(const ModelTensor& tensor, int64_
     const int64_t from = stored.interleaved ? interleaved_row(first + r, config_.head_dim) : first + r;
     std::copy_n(data.begin() + from * row_bytes, row_bytes, rows.begin() + r * row_bytes);
   }
-  file_.release(*stored.info, static_cast<uint64_t>(first * row_bytes), rows.size());
+  file_.count_read(rows.size());
   return rows;
 }
 

@@ -57,7 +57,7 @@ class SafetensorsWriter {
   // The same, for a tensor that comes in pieces: begin, then append until shape is filled.
   void begin(const std::string& name, DType dtype, const std::vector<int64_t>& shape);
   void append(std::span<const std::byte> bytes);
-  void drop();  // the tensor begun last, complete or not
+  void drop();  // the tensor begun last, complete or not; another must follow
   void finish();
   uint64_t data_bytes() const;
 

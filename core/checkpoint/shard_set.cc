@@ -73,6 +73,11 @@ void ShardSet::open(const fs::path& path) {
   }
 }
 
+void ShardSet::count_read(uint64_t bytes) const {
+  if (!reads_.add(bytes)) return;
+  for (const auto& file : files_) file->file().release();
+}
+
 void ShardSet::check_index(const fs::path& path) const {
   for (const auto& [tensor, file] : read_weight_map(path)) {
     const StoredTensor* stored = find(tensor);

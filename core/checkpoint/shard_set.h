@@ -25,12 +25,15 @@ class ShardSet {
 
   const StoredTensor* find(std::string_view name) const;  // nullptr: not there
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
+  // Told of every reading, so that a command's memory is that of the tensors it holds.
+  void count_read(uint64_t bytes) const;
 
  private:
   void open(const std::filesystem::path& path);
   void check_index(const std::filesystem::path& index) const;
 
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  mutable ReadCount reads_;
   std::vector<StoredTensor> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;
 };

@@ -7,6 +7,7 @@
 #include "core/base/digest.h"
 #include "core/pack/packed_format.h"
 #include "model/array_file.h"
+#include "model/pair_products.h"
 #include "quantize/artifact.h"
 
 namespace fs = std::filesystem;
@@ -100,8 +101,8 @@ std::string run_key(const ModelSource& source, std::span<const TensorPlan> plan,
   const Quantizer& quantizer = find_quantizer(options.method);
   Digest digest;
   digest.update(Json{quantizer.name, quantizer.version, options.group_order, options.damp, options.second_pass,
-                     options.aim, options.precision, options.scale_type, windows.size(0), source.config().json,
-                     context.device.substr(0, context.device.find(':'))}
+                     options.aim, options.precision, has_pair_products(), options.scale_type, windows.size(0),
+                     source.config().json, context.device.substr(0, context.device.find(':'))}
                     .dump());
   const at::Tensor ids = windows.contiguous();
   digest.update(std::as_bytes(std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))));

@@ -3,14 +3,14 @@
 
 #include "quantize/gptq/factor.h"
 #include "quantize/gptq/solver.h"
-#include "quantize/quantizer.h"
+#include "quantize/rounding.h"
 
 namespace retort {
 namespace {
 
 SolvedMatrix fall_back(const MatrixTask& task, const std::string& reason, const SolverOptions& options,
                        Context& context) {
-  SolvedMatrix solved = std::move(solve_rtn({&task, 1}, nullptr, options, context).front());
+  SolvedMatrix solved = round_to_nearest(task, {}, options.grid, context);
   if (solved.matrix) solved.fallback = "rounded to nearest: " + reason;
   return solved;
 }

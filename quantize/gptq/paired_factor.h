@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/base/context.h"
+#include "model/pair_products.h"
 
 namespace retort {
 
@@ -16,6 +17,8 @@ struct PairedFactor {
   at::Tensor by_rows, by_columns;  // int32; undefined: there are none
 
   bool defined() const { return by_rows.defined(); }
+  // Whether what the places [begin, end) missed can go to those behind them in pairs.
+  bool feeds(int64_t begin, int64_t end) const { return defined() && begin % 2 == 0 && end % kPairRows == 0; }
 };
 
 // n is a multiple of 32.
@@ -27,6 +30,7 @@ class PairedErrors {
   // `rows`: [count, width], one after the other; count is even.
   void pack(const float* rows, int64_t count, int64_t width);
 
+  // Where factor.feeds(begin, end).
   // columns[end + i] += sum over the rows k packed, of the places from `begin` on, of F[k][end + i] row k:
   // `columns` [n, width].
   void feed(const PairedFactor& factor, int64_t begin, int64_t end, float* columns) const;

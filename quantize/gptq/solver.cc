@@ -104,7 +104,7 @@ class RowShard {
 
   // What the places [begin, end) missed goes to those behind them.
   void feed(int64_t begin, int64_t end) {
-    if (factor_.paired.defined() && begin % 2 == 0 && end % 2 == 0) {
+    if (factor_.paired.feeds(begin, end)) {
       pairs_.pack(error_.const_data_ptr<float>() + begin * width_, end - begin, width_);
       return pairs_.feed(factor_.paired, begin, end, working_.mutable_data_ptr<float>());
     }

@@ -2,19 +2,24 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/base/digest.h"
 #include "core/base/dtype.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/base/in_order.h"
 #include "core/base/json.h"
 #include "core/base/text.h"
 #include "core/base/thread_pool.h"
@@ -179,7 +184,7 @@ uint64_t resident_bytes() {
   return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
-TEST(Files, MappedPagesThatWereReadAreNotKept) {
+TEST(Files, PagesThatAreReleasedAreReadAgain) {
   const fs::path path = fresh_directory("release") / "file";
   std::string text(size_t{20} << 20, '\0');
   for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 2654435761u >> 21);
@@ -188,9 +193,85 @@ TEST(Files, MappedPagesThatWereReadAreNotKept) {
   const auto holds = [&] { return std::memcmp(file.bytes().data(), text.data(), text.size()) == 0; };
   ASSERT_TRUE(holds());
   const uint64_t before = resident_bytes();
-  for (uint64_t first = 0; first < text.size(); first += 1 << 20) file.release(first, 1 << 20);
+  file.release();
   EXPECT_LE(resident_bytes() + (uint64_t{16} << 20), before);
-  EXPECT_TRUE(holds()) << "they are read again";
+  EXPECT_TRUE(holds());
+}
+
+TEST(Files, PagesAreDueAfterAFewMebibytesWhateverTheReads) {
+  for (const uint64_t read : {uint64_t{100}, uint64_t{1} << 20, uint64_t{40} << 20}) {
+    ReadCount count;
+    uint64_t most = 0, since = 0, due = 0;
+    for (int i = 0; i < 1000; ++i) {
+      since += read;
+      if (!count.add(read)) continue;
+      most = std::max(most, std::exchange(since, 0)), ++due;
+    }
+    EXPECT_GE(due, 5u) << read;
+    EXPECT_LE(most, read + (uint64_t{8} << 20)) << read;
+  }
+}
+
+TEST(InOrder, TakesEachRunInItsPlace) {
+  for (const int threads : {1, 2, 7}) {
+    ThreadPool pool(threads);
+    std::vector<int64_t> taken;
+    std::atomic<int> taking = 0;
+    in_order(
+        1003, 10, pool,
+        [](int64_t first, int64_t count) {
+          if (first % 70 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          return std::pair(first, count);
+        },
+        [&](const std::pair<int64_t, int64_t>& run) {
+          EXPECT_EQ(taking.exchange(1), 0);
+          for (int64_t i = 0; i < run.second; ++i) taken.push_back(run.first + i);
+          taking = 0;
+        });
+    ASSERT_EQ(taken.size(), 1003u);
+    for (size_t i = 0; i < taken.size(); ++i) EXPECT_EQ(taken[i], static_cast<int64_t>(i));
+  }
+}
+
+// What is made waits for what comes before it, but not without bounds.
+TEST(InOrder, LittleLiesReady) {
+  constexpr int kThreads = 3;
+  ThreadPool pool(kThreads);
+  std::atomic<int64_t> made = 0;
+  in_order(
+      200, 1, pool, [&](int64_t first, int64_t) { return ++made, first; },
+      [&](int64_t run) {
+        if (run == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        EXPECT_LE(made, run + 1 + static_cast<int64_t>(kReadyRuns + 1) * kThreads);
+      });
+  EXPECT_EQ(made, 200);
+}
+
+TEST(InOrder, AFailureEndsTheWork) {
+  for (const int threads : {1, 4})
+    for (const bool when_taken : {false, true}) {
+      ThreadPool pool(threads);
+      std::atomic<int64_t> made = 0;
+      std::vector<int64_t> taken;
+      const auto fails = [](int64_t run) {
+        if (run == 20) fail("test", "run", "it fails");
+      };
+      EXPECT_THROW(in_order(
+                       100000, 1, pool,
+                       [&](int64_t first, int64_t) {
+                         ++made;
+                         if (!when_taken) fails(first);
+                         return first;
+                       },
+                       [&](int64_t run) {
+                         if (when_taken) fails(run);
+                         taken.push_back(run);
+                       }),
+                   Error);
+      EXPECT_LT(made, 1000) << "nothing more is made";
+      EXPECT_LE(taken.size(), 20u);
+      for (size_t i = 0; i < taken.size(); ++i) EXPECT_EQ(taken[i], static_cast<int64_t>(i));
+    }
 }
 
 TEST(Files, AFullDiskIsAnError) {

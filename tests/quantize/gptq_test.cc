@@ -14,6 +14,7 @@
 #include "quantize/gptq/factor.h"
 #include "quantize/gptq/solver.h"
 #include "quantize/outliers.h"
+#include "quantize/rounding.h"
 #include "tests/quantize/matrix_task.h"
 
 namespace retort {
@@ -353,7 +354,7 @@ TEST_F(Gptq, ObjectiveIsTheOutputErrorAndBelowRounding) {
       EXPECT_NEAR(result.objective / objective_of(weights, result.matrix, shared, statistics), 1.0, 1e-3) << scheme;
       ThreadPool pool(1);
       Context context{pool, sink_};
-      const SolvedMatrix rounded = std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+      const SolvedMatrix rounded = round_to_nearest(task, Rounding{}, context);
       EXPECT_LT(result.objective, 0.6 * objective_of(weights, *rounded.matrix, shared, statistics)) << scheme;
     }
   }
@@ -492,7 +493,7 @@ TEST_F(Gptq, WhatHasNoFactorIsRoundedAndSaysSo) {
   Context context{pool, sink_};
   for (const InputStatistics& statistics : {indefinite, broken}) {
     const SolvedMatrix solved = std::move(solve_gptq({&task, 1}, &statistics, {}, context).front());
-    const SolvedMatrix rounded = std::move(solve_rtn({&task, 1}, nullptr, {}, context).front());
+    const SolvedMatrix rounded = round_to_nearest(task, Rounding{}, context);
     ASSERT_TRUE(solved.matrix);
     EXPECT_EQ(solved.method, "rtn");
     EXPECT_NE(solved.fallback, "");

@@ -14,6 +14,7 @@
 #include "model/calibration.h"
 #include "model/decoder.h"
 #include "quantize/importance.h"
+#include "quantize/rounding.h"
 #include "tests/quantize/matrix_task.h"
 #include "tests/support/tiny_model.h"
 
@@ -180,8 +181,9 @@ TEST_F(Importance, LowersTheWeightedErrorInEveryBlock) {
     const InputStatistics statistics{.features = 512, .second_moment = {}, .mean_square = importance};
     double errors[2] = {};
     for (const bool weighted : {false, true}) {
-      const SolvedMatrix solved =
-          std::move(solve_imatrix({&task, 1}, weighted ? &statistics : nullptr, {}, context).front());
+      const Rounding rounding =
+          imatrix_rounding(task.scheme, weighted ? &statistics : nullptr, GridRule::kSmallestError);
+      const SolvedMatrix solved = round_to_nearest(task, rounding, context);
       EXPECT_EQ(solved.method, weighted ? "imatrix" : "rtn");
       const std::vector<float> rounded = dequantize(*solved.matrix);
       for (size_t i = 0; i < weights.size(); ++i)

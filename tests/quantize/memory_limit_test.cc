@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <regex>
 
 #include "core/base/json.h"
@@ -32,8 +33,9 @@ class MemoryLimit : public ::testing::Test {
   static void TearDownTestSuite() { fs::remove_all(directory_); }
 
   static testing::Finished quantize(std::vector<std::string> options, const std::string& memory) {
-    std::vector<std::string> command{RETORT_PROGRAM, "quantize", "model",  "--threads", "2",   "--memory",
-                                     memory,         "--quiet",  "--json", "--output",  "out", "--overwrite"};
+    std::vector<std::string> command{RETORT_PROGRAM, "quantize", "model",    "--memory", memory,
+                                     "--quiet",      "--json",   "--output", "out",      "--overwrite"};
+    if (std::ranges::find(options, "--threads") == options.end()) options.insert(options.end(), {"--threads", "2"});
     command.insert(command.end(), options.begin(), options.end());
     return testing::run(command, directory_);
   }
@@ -64,6 +66,10 @@ class MemoryLimit : public ::testing::Test {
 
 TEST_F(MemoryLimit, IsKeptByRtn) { keeps_the_smallest_limit({"--scheme", "int4-g128-sym"}); }
 TEST_F(MemoryLimit, IsKeptByRtnWithAGridForTheMatrix) { keeps_the_smallest_limit({"--scheme", "int8-tensor-sym"}); }
+TEST_F(MemoryLimit, IsKeptByRtnWithManyThreads) { keeps_the_smallest_limit({"--scheme", "q8_0", "--threads", "16"}); }
+TEST_F(MemoryLimit, IsKeptWhereTensorsStayDense) {
+  keeps_the_smallest_limit({"--scheme", "int4", "--keep", "*=f16", "--threads", "16"});
+}
 TEST_F(MemoryLimit, IsKeptByImatrix) { keeps_the_smallest_limit(calibrated("imatrix")); }
 TEST_F(MemoryLimit, IsKeptByGptq) { keeps_the_smallest_limit(calibrated("gptq")); }
 TEST_F(MemoryLimit, IsKeptByGptqThatFollowsTheFloatModel) {

@@ -26,7 +26,7 @@ class Rtn : public ::testing::Test {
                              GridRule rule = GridRule::kSmallestError) {
     ThreadPool pool(1);
     Context context{pool, sink_};
-    return std::move(solve_imatrix({&task, 1}, statistics, {.grid = rule}, context).front());
+    return round_to_nearest(task, imatrix_rounding(task.scheme, statistics, rule), context);
   }
   double error_of(const MatrixTask& task, const QuantizedMatrix& matrix, int threads = 1) {
     ThreadPool pool(threads);
