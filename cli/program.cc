@@ -64,11 +64,27 @@ std::string output_path(const CommandLine& line) {
   return {};
 }
 
+// What is overwritten goes as a whole: never what the command reads, or a directory around that.
+void refuse_own_input(const CommandLine& line, const std::filesystem::path& output) {
+  const std::filesystem::path target = std::filesystem::weakly_canonical(output);
+  for (const ParamSpec& spec : line.operation->params) {
+    if (spec.type != ParamType::kModel && spec.type != ParamType::kFile) continue;
+    const std::filesystem::path given = line.params.has(spec.name) ? line.params.path(spec.name) : "";
+    if (given.empty()) continue;
+    const std::filesystem::path input = std::filesystem::weakly_canonical(given);
+    if (std::ranges::mismatch(target, input).in1 == target.end())
+      fail_usage(line.operation->name, "--output",
+                 output.string() + " would take the place of " + given.string() + ", which is read",
+                 "Give another --output");
+  }
+}
+
 // Runs the command and puts its output in place.
 OperationResult execute(const CommandLine& line, Context& context) {
   const Operation& operation = *line.operation;
   const std::string path = output_path(line);
   if (path.empty() || operation.output == OutputKind::kWorkspace) return operation.run(line.params, path, context);
+  if (line.shared.flag("overwrite")) refuse_own_input(line, path);
   const bool directory = operation.output != OutputKind::kNone && writes_directory(operation, line.params);
   StagedOutput output(path, directory ? StagedOutput::Kind::kDirectory : StagedOutput::Kind::kFile,
                       line.shared.flag("overwrite"), operation.resumable);

@@ -213,9 +213,15 @@ void replace_path(const fs::path& made, const fs::path& target) {
   fs::remove_all(old);
 }
 
+// A device is never replaced, and neither is a link in place of what it leads to.
 void refuse_existing(const fs::path& target, bool overwrite) {
-  if (fs::exists(target) && !overwrite)
-    fail("output", target.string(), "it exists", "Give another --output, or --overwrite");
+  const fs::file_status found = fs::symlink_status(target);
+  if (!fs::exists(found)) return;
+  if (!overwrite) fail("output", target.string(), "it exists", "Give another --output, or --overwrite");
+  if (fs::is_symlink(found))
+    fail("output", target.string(), "it is a symbolic link", "Give the place that it leads to");
+  if (!fs::is_regular_file(found) && !fs::is_directory(found))
+    fail("output", target.string(), "it is neither a file nor a directory", "Give another --output");
 }
 
 }  // namespace

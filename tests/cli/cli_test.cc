@@ -188,6 +188,20 @@ TEST_F(Cli, RefusesAnExistingOutputUnlessOverwrite) {
   EXPECT_TRUE(fs::is_directory(directory_ / "x"));
 }
 
+// Nor a directory around it, however it is named.
+TEST_F(Cli, NeverReplacesWhatItReads) {
+  fs::create_directories(directory_ / "around/inner");
+  testing::write_file(directory_ / "around/inner/m", "model");
+  fs::create_symlink("around", directory_ / "link");
+  for (const char* output : {"around/inner/m", "around/inner", "around/", "./around/inner/../inner"}) {
+    const Finished refused = stub({"pack", "link/inner/m", "--format", "onnx", "-o", output, "--overwrite"});
+    EXPECT_EQ(refused.code, 2) << output;
+    EXPECT_NE(refused.last_error_line().find("which is read"), std::string::npos) << refused.err;
+    EXPECT_EQ(testing::read_file(directory_ / "around/inner/m"), "model");
+  }
+  EXPECT_EQ(stub({"pack", "link/inner/m", "--format", "onnx", "-o", "around/inner/m2", "--overwrite"}).code, 0);
+}
+
 TEST_F(Cli, OutputsAFileOrADirectoryByFormat) {
   testing::write_file(directory_ / "m", "model");
   EXPECT_EQ(stub({"pack", "m", "--format", "gguf", "-o", "p.gguf"}).code, 0);

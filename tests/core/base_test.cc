@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -162,6 +163,19 @@ TEST(Files, StagedOutputIsWrittenByOneRunAtATime) {
   fs::create_directories(dir / "model");
   EXPECT_THROW(first.commit(), Error) << "the target came into being meanwhile";
   EXPECT_THROW(StagedOutput("/", StagedOutput::Kind::kFile, true), Error);
+}
+
+TEST(Files, LinksAndDevicesAreNotReplaced) {
+  const fs::path dir = fresh_directory("links");
+  write_text_file(dir / "real", "kept");
+  fs::create_symlink("real", dir / "link");
+  fs::create_symlink("nowhere", dir / "dangling");
+  ASSERT_EQ(::mkfifo((dir / "pipe").c_str(), 0600), 0);
+  for (const char* name : {"link", "dangling", "pipe"})
+    for (const bool overwrite : {false, true})
+      EXPECT_THROW(StagedOutput(dir / name, StagedOutput::Kind::kFile, overwrite), Error) << name;
+  EXPECT_EQ(read_text_file(dir / "link"), "kept");
+  EXPECT_TRUE(fs::is_fifo(dir / "pipe"));
 }
 
 TEST(Files, WhatWasWrittenLastCanBeTakenBack) {
