@@ -3,14 +3,11 @@
 #include <array>
 #include <limits>
 
+#include "quantize/integer_search.h"
 #include "quantize/lanes.h"
 
 namespace retort {
 namespace {
-
-// Functions under RETORT_EACH_ISA are made of these; vectors go by reference, as their passing by value differs from
-// one instruction set to another.
-#define RETORT_INLINE inline __attribute__((always_inline))
 
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 constexpr int64_t kMostCandidates = 16;
@@ -214,14 +211,13 @@ RETORT_INLINE void finish(const GridSearch& search, const Best& best, GroupFits&
 
 // Neighbours of the best grid: scales, or four scales with four minima each.
 RETORT_EACH_ISA void list_around(const GridSearch& search, const Best& best, Candidate* candidates) {
-  constexpr float kReach = 0.08f;
   constexpr float kScales[] = {0.94f, 0.98f, 1.02f, 1.06f}, kShifts[] = {-0.3f, -0.1f, 0.1f, 0.3f};
   GroupFits fits;
   finish(search, best, fits);
   const GroupLanes inverse = fits.scale != 0.0f ? 1.0f / fits.scale : GroupLanes{};
   for (int64_t i = 0; i < search.neighbours; ++i) {
-    const float step = 2 * kReach / (kFewCandidates - 1);
-    const float width = search.minima ? kScales[i / 4] : 1.0f - kReach + step * static_cast<float>(i);
+    const float step = 2 * kNeighbourReach / (kFewCandidates - 1);
+    const float width = search.minima ? kScales[i / 4] : 1.0f - kNeighbourReach + step * static_cast<float>(i);
     candidates[i].inverse = width * inverse;
     candidates[i].shift = fits.minimum * candidates[i].inverse + kShifts[i % 4];
   }
@@ -318,6 +314,23 @@ RETORT_EACH_ISA void try_units(const float* values, const float* weights, float 
   losses = {unit, loss};
 }
 
+// Eight rows of eight become columns: blocks of 1, 2 and 4 change places across the diagonal.
+RETORT_INLINE void transpose(GroupLanes* rows) {
+  constexpr LaneMask kUpper[] = {{0, 8, 2, 10, 4, 12, 6, 14}, {0, 1, 8, 9, 4, 5, 12, 13}, {0, 1, 2, 3, 8, 9, 10, 11}},
+                     kLower[] = {
+                         {1, 9, 3, 11, 5, 13, 7, 15}, {2, 3, 10, 11, 6, 7, 14, 15}, {4, 5, 6, 7, 12, 13, 14, 15}};
+#pragma GCC unroll 3
+  for (int round = 0; round < 3; ++round)
+#pragma GCC unroll 8
+    for (int row = 0; row < kGroupLanes; ++row) {
+      if ((row >> round & 1) != 0) continue;
+      GroupLanes &upper = rows[row], &lower = rows[row + (1 << round)];
+      const GroupLanes joined = __builtin_shuffle(upper, lower, kUpper[round]);
+      lower = __builtin_shuffle(upper, lower, kLower[round]);
+      upper = joined;
+    }
+}
+
 }  // namespace
 
 GridSearch::GridSearch(const Scheme& scheme, GridRule rule)
@@ -338,9 +351,18 @@ GridSearch::GridSearch(const Scheme& scheme, GridRule rule)
 }
 
 RETORT_EACH_ISA void interleave(const float* const* groups, int64_t size, GroupLanes* out) {
-  float* to = reinterpret_cast<float*>(out);
-  for (int64_t i = 0; i < size; ++i)
-    for (int64_t lane = 0; lane < kGroupLanes; ++lane) to[i * kGroupLanes + lane] = groups[lane][i];
+  int64_t i = 0;
+  for (; i + kGroupLanes <= size; i += kGroupLanes) {
+    GroupLanes rows[kGroupLanes];
+#pragma GCC unroll 8
+    for (int64_t lane = 0; lane < kGroupLanes; ++lane)
+      rows[lane] = *reinterpret_cast<const GroupLanes*>(groups[lane] + i);
+    transpose(rows);
+#pragma GCC unroll 8
+    for (int64_t k = 0; k < kGroupLanes; ++k) out[i + k] = rows[k];
+  }
+  for (; i < size; ++i)
+    for (int64_t lane = 0; lane < kGroupLanes; ++lane) out[i][lane] = groups[lane][i];
 }
 
 void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fits) {
@@ -351,6 +373,13 @@ void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fi
   look_over(tile, extremes, best.totals);
   place_range(search, extremes, unit, zero);
   best.zero = zero;
+  if (ranks_in_integers(search, tile)) {
+    RankedInverses ranked;
+    rank_in_integers(search, tile, unit, ranked);
+    candidates[0].inverse = ranked.tried, candidates[1].inverse = ranked.fitted;
+    try_candidates(search, tile, candidates.data(), 2, zero, best);
+    return take_best(search, best, extremes, fits);
+  }
   const auto try_widths = [&](const GroupLanes& width) {
     list_widths(search, width, extremes.least, candidates.data());
     try_candidates(search, tile, candidates.data(), search.widths, zero, best);

@@ -11,6 +11,8 @@ namespace retort {
 constexpr int64_t kGroupLanes = 8;  // what a register of AVX2 holds
 typedef float GroupLanes __attribute__((vector_size(kGroupLanes * sizeof(float)), aligned(4)));
 
+constexpr float kNeighbourReach = 0.08f;  // how far the scales that are tried around the best lie from it
+
 // How wide a grid is: as wide as the largest weight needs, or what leaves the smallest squared error.
 enum class GridRule : uint8_t { kSmallestError, kLargestWeight };
 

@@ -74,6 +74,18 @@ double least_error(const Scheme& scheme, const Grid& found, const std::vector<fl
   return least;
 }
 
+// The same where scales may be turned over.
+double least_error_of_both_signs(const Scheme& scheme, const std::vector<float>& values) {
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  const float unit = largest / static_cast<float>(scheme.middle());
+  double least = std::numeric_limits<double>::infinity();
+  for (uint16_t bits = f32_to_f16(unit / 2); bits <= f32_to_f16(2 * unit); ++bits)
+    for (const float sign : {1.0f, -1.0f})
+      least = std::min(least, squared_error(scheme, {sign * f16_to_f32(bits), scheme.middle(), 0}, values));
+  return least;
+}
+
 // Up to 4 bits the ranges tried are so close that the scale fitted to the best is the best scale, or one whose error is
 // a few thousandths above. Of 8 bits only ranges within 1.5 % are tried, as there is little to win.
 TEST_P(GridSearch, ComesCloseToTheBestOfAllGrids) {
@@ -267,6 +279,21 @@ TEST(GridFitter, ImportanceMovesTheGrid) {
   const Grid plain = fitter.fit(values), weighted = fitter.fit(values, importance);
   EXPECT_LT(weighted.scale, plain.scale);
   EXPECT_LT(squared_error(scheme, weighted, values, importance), squared_error(scheme, plain, values, importance));
+}
+
+TEST(GridFitter, BlocksComeCloseToTheBestOfAllScales) {
+  for (const char* name : {"q4_0", "q5_0"}) {
+    const Scheme scheme = parse_scheme(name);
+    double searched = 0, least = 0;
+    for (unsigned seed = 0; seed < 50; ++seed) {
+      const auto values = gaussian(32, 0.02f, seed);
+      const double error = squared_error(scheme, GridFitter(scheme).fit(values), values),
+                   best = least_error_of_both_signs(scheme, values);
+      EXPECT_GE(error, best * (1 - 1e-9));
+      searched += error, least += best;
+    }
+    EXPECT_LE(searched, 1.01 * least) << name;
+  }
 }
 
 TEST(GridFitter, Q4_0MayHaveANegativeScale) {
