@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "model/paired_attention.h"
+#include "model/single_pass.h"
 
 namespace retort {
 namespace {
@@ -27,6 +28,7 @@ at::Tensor rotate(const ModelConfig& config, const at::Tensor& states, int64_t p
   const double scale = config.rope.attention_factor;
   const at::Tensor cosine = (angles.cos() * scale).to(states.scalar_type());
   const at::Tensor sine = (angles.sin() * scale).to(states.scalar_type());
+  if (in_single_pass(states)) return rotate_in_single_pass(states, cosine, sine);
   const at::Tensor low = states.narrow(-1, 0, config.head_dim / 2);
   const at::Tensor high = states.narrow(-1, config.head_dim / 2, config.head_dim / 2);
   return at::cat({low * cosine - high * sine, high * cosine + low * sine}, -1);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "model/attention.h"
+#include "model/single_pass.h"
 
 namespace retort {
 namespace {
@@ -10,9 +11,15 @@ namespace {
 // RMSNorm (arXiv:1910.07467) in at least float32 whatever the type of the weights, rounded before the gain is
 // applied: the order of operations of transformers. A residual stream may be wider than the weights.
 at::Tensor rms_norm(const ModelConfig& config, const at::Tensor& input, const at::Tensor& gain) {
+  if (in_single_pass(input) && in_single_pass(gain)) return norm_in_single_pass(input, gain, config.norm_eps);
   const at::Tensor wide = input.to(at::promote_types(input.scalar_type(), at::kFloat));
   const at::Tensor scale = (wide.square().mean(-1, /*keepdim=*/true) + config.norm_eps).rsqrt();
   return gain * (wide * scale).to(gain.scalar_type());
+}
+
+// SwiGLU (arXiv:2002.05202)
+at::Tensor gated(const at::Tensor& gate, const at::Tensor& up) {
+  return in_single_pass(gate) ? gate_in_single_pass(gate, up) : at::silu(gate) * up;
 }
 
 at::Tensor project(const RoleTensors& weights, Role role, const at::Tensor& input) {
@@ -70,8 +77,8 @@ void layer_step(const ModelConfig& config, int64_t layer, const RoleTensors& wei
       state = {state.hidden, rms_norm(config, state.hidden, weights(Role::kFfnNorm)), Input::kFfnNorm};
       return;
     case Input::kFfnNorm: {
-      const at::Tensor gate = at::silu(project(weights, Role::kGate, state.input));
-      state = {state.hidden, gate * project(weights, Role::kUp, state.input), Input::kFfn};
+      const at::Tensor gate = project(weights, Role::kGate, state.input);
+      state = {state.hidden, gated(gate, project(weights, Role::kUp, state.input)), Input::kFfn};
       return;
     }
     case Input::kFfn: state = {state.hidden + project(weights, Role::kDown, state.input), {}, Input::kNone};

@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "core/base/dtype.h"
+#include "core/base/lanes.h"
 #include "core/pack/block_types.h"
-#include "quantize/lanes.h"
 
 namespace retort {
 namespace {

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "quantize/integer_search.h"
-#include "quantize/lanes.h"
 
 namespace retort {
 namespace {

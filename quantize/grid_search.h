@@ -4,12 +4,13 @@
 
 #include <cstdint>
 
+#include "core/base/lanes.h"
 #include "core/pack/scheme.h"
 
 namespace retort {
 
-constexpr int64_t kGroupLanes = 8;  // what a register of AVX2 holds
-typedef float GroupLanes __attribute__((vector_size(kGroupLanes * sizeof(float)), aligned(4)));
+constexpr int64_t kGroupLanes = kLanes;
+typedef Lanes GroupLanes;
 
 constexpr float kNeighbourReach = 0.08f;  // how far the scales that are tried around the best lie from it
 

@@ -1,9 +1,6 @@
 #include "quantize/integer_search.h"
 
-#include <algorithm>
-
 #include "quantize/integer_levels.h"
-#include "quantize/lanes.h"
 
 namespace retort {
 namespace {

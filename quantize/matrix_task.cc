@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "quantize/lanes.h"
+#include "core/base/lanes.h"
 
 namespace retort {
 namespace {

@@ -10,8 +10,8 @@
 #include <memory>
 
 #include "core/base/in_order.h"
+#include "core/base/lanes.h"
 #include "quantize/grid.h"
-#include "quantize/lanes.h"
 #include "quantize/outliers.h"
 #include "quantize/quantizer.h"
 

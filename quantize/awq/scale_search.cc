@@ -7,9 +7,9 @@
 #include <cmath>
 #include <vector>
 
+#include "core/base/lanes.h"
 #include "model/shards.h"
 #include "quantize/grid.h"
-#include "quantize/lanes.h"
 
 namespace retort {
 namespace {

@@ -80,6 +80,7 @@ RETORT_EACH_ISA BestCode first_change(const RowErrors& row, const Grid& grid, co
     load(row.gradient + c, count, gradient);
     round_lanes((original - error + gradient * reciprocal + grid.minimum) * inverse, zero, levels, level, code);
     const Lanes best = original - (level * grid.scale - grid.minimum);
+    if (std::memcmp(&best, &error, sizeof(best)) == 0) continue;
     for (int64_t lane = 0; lane < count; ++lane)
       if (best[lane] != error[lane]) return {c + lane, best[lane], static_cast<uint8_t>(code[lane])};
   }

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "core/base/lanes.h"
 #include "quantize/grid.h"
-#include "quantize/lanes.h"
 
 namespace retort {
 

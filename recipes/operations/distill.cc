@@ -79,7 +79,7 @@ OperationResult run(const Params& params, const std::filesystem::path& output, C
 }  // namespace
 
 const Operation kDistillOperation{.name = "distill",
-                                  .version = 2,
+                                  .version = 3,
                                   .summary = "Train a student on a teacher's distribution over a text",
                                   .params = kParams,
                                   .output = OutputKind::kDirectory,

@@ -107,7 +107,7 @@ OperationResult run(const Params& params, const std::filesystem::path&, Context&
 }  // namespace
 
 const Operation kEvalOperation{.name = "eval",
-                               .version = 1,
+                               .version = 2,
                                .summary = "Perplexity of a model, and its divergence from a reference",
                                .params = kParams,
                                .output = OutputKind::kNone,

@@ -55,7 +55,7 @@ OperationResult run(const Params& params, const std::filesystem::path& output, C
 }  // namespace
 
 const Operation kPruneOperation{.name = "prune",
-                                .version = 1,
+                                .version = 2,
                                 .summary = "Remove layers and FFN channels that matter least on a text",
                                 .params = kParams,
                                 .output = OutputKind::kDirectory,
