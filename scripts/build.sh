@@ -8,8 +8,8 @@ build_jobs() {
   echo $((memory < 1 ? 1 : memory < cores ? memory : cores))
 }
 
-# build PRESET TARGET [TORCH]: configures and builds; progress goes to standard error.
+# build PRESET TARGET [OPTION...]: configures with the options and builds; progress goes to standard error.
 build() {
-  cmake --preset "$1" ${3:+-DCMAKE_PREFIX_PATH="$3"} >&2
+  cmake --preset "$1" "${@:3}" >&2
   cmake --build "build/$1" --target "$2" --parallel "$(build_jobs)" >&2
 }

@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/build.sh
 
 torch=$(scripts/setup.sh)
-build release retort "$torch"
+build release retort -DCMAKE_PREFIX_PATH="$torch"
 exec build/release/cli/retort run recipes/quickstart.yaml --output quickstart-out "$@"

@@ -16,8 +16,9 @@ install_clients() {
 
 torch=$(scripts/setup.sh)
 install_clients
-build no-torch all
-build release all "$torch"
+build release all -DCMAKE_PREFIX_PATH="$torch"
+# What is the same without LibTorch has just been compiled, and is tested once.
+build no-torch all -DRETORT_COMMON_TESTS=OFF -DRETORT_BENCHMARKS=OFF
 failed=0
 ctest --preset no-torch --parallel "$(nproc)" "$@" || failed=1
 ctest --preset release --parallel "$(nproc)" "$@" || failed=1
