@@ -13,6 +13,9 @@ F32_CACHE = 0  # ggml's number of the type F32
 # Largest difference of a logit, in parts of the largest logit. llama.cpp computes F32 weights in float32, rounds the
 # activations to the type of F16 and BF16 weights, and to 8 bit in blocks of 32 for Q8_0 and Q4_0.
 TOLERANCE = {"f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "q8_0": 3e-2, "q4_0": 3e-2}
+# The same for the root of the mean square, which varies less with the codes than the largest of a million differences:
+# 3.5e-3 to 4.8e-3 come of activations in 8 bit, 5e-2 of one tensor whose blocks lie one place further on.
+BLOCKS_TOLERANCE = 8e-3
 RANDOM_TOLERANCE = 0.2  # large random weights carry the rounding of the activations much further; a wrong row gives 1
 
 
@@ -116,7 +119,8 @@ class Teacher(unittest.TestCase):
                 types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
                 self.assertIn(scheme.upper(), types)  # q2_k and q3_k are mixes: some tensors have more bits
                 theirs, ours = logits_of(load(path, 256), self.ids), common.logits(path, self.ids)
-                self.assertLess(np.abs(theirs - ours).max(), TOLERANCE["q4_0"] * np.abs(ours).max())
+                miss = np.sqrt(np.mean((theirs - ours) ** 2))
+                self.assertLess(miss, BLOCKS_TOLERANCE * np.abs(ours).max())
 
     def test_mixes(self):
         tokens = 8 * 256
