@@ -270,13 +270,19 @@ RETORT_EACH_ISA void move_zero(const GridSearch& search, const Extremes& extreme
   unit = possible ? unit : GroupLanes{};
 }
 
-// Groups of one value have it as their minimum; a scale that f16 cannot hold is infinite.
-RETORT_EACH_ISA void take_best(const GridSearch& search, const Best& best, const Extremes& extremes, GroupFits& fits) {
-  finish(search, best, fits);
+// A scale that f16 cannot hold is infinite.
+RETORT_INLINE void refuse_large(const GridSearch& search, const Extremes& extremes, GroupFits& fits) {
   const GroupLanes least = extremes.least, most = extremes.most, largest = -least > most ? -least : most;
-  if (search.signed_minima) fits.minimum = most - least < kTooSmall ? -least : fits.minimum;
   const GroupLanes infinite = GroupLanes{} + std::numeric_limits<float>::infinity();
   fits.scale = largest > kTooLarge * search.max_code ? infinite : fits.scale;
+}
+
+// Groups of one value have it as their minimum.
+RETORT_EACH_ISA void take_best(const GridSearch& search, const Best& best, const Extremes& extremes, GroupFits& fits) {
+  finish(search, best, fits);
+  const GroupLanes least = extremes.least, most = extremes.most;
+  if (search.signed_minima) fits.minimum = most - least < kTooSmall ? -least : fits.minimum;
+  refuse_large(search, extremes, fits);
 }
 
 RETORT_INLINE void round_lanes(GroupLanes& values) {
@@ -372,12 +378,10 @@ void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fi
   look_over(tile, extremes, best.totals);
   place_range(search, extremes, unit, zero);
   best.zero = zero;
-  if (ranks_in_integers(search, tile)) {
-    RankedInverses ranked;
-    rank_in_integers(search, tile, unit, ranked);
-    candidates[0].inverse = ranked.tried, candidates[1].inverse = ranked.fitted;
-    try_candidates(search, tile, candidates.data(), 2, zero, best);
-    return take_best(search, best, extremes, fits);
+  if (fits_in_integers(search, tile)) {
+    fits.totals = best.totals, fits.zero = zero;
+    fit_in_integers(search, tile, unit, fits);
+    return refuse_large(search, extremes, fits);
   }
   const auto try_widths = [&](const GroupLanes& width) {
     list_widths(search, width, extremes.least, candidates.data());

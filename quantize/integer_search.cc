@@ -9,9 +9,10 @@ namespace {
 constexpr float kUnit = 256.0f, kFactor = 32768.0f / kUnit;
 constexpr float kMostFactor = 4095.0f;
 
+// The best so far, by lane, in units of the integers.
 struct Ranking {
-  GroupLanes gain, scale;  // by how much the squared error falls below that of all zeros; the fitted scale
-  GroupLanes factor;
+  GroupLanes gain;  // by how much the squared error falls below that of all zeros; -1: nothing was tried
+  GroupLanes scale, product, square;
 };
 
 RETORT_EACH_ISA void pack_weights(const GroupTile& weights, const GroupLanes& unit, IntegerTile& tile) {
@@ -26,76 +27,72 @@ RETORT_EACH_ISA void pack_weights(const GroupTile& weights, const GroupLanes& un
 }
 
 // Of equals the first wins.
-RETORT_INLINE void keep_best(const GroupLanes& factor, const LevelSums& sums, Ranking& best) {
+RETORT_INLINE void keep_best(const LevelSums& sums, Ranking& best) {
   const GroupLanes product = __builtin_convertvector(sums.product, GroupLanes),
                    square = __builtin_convertvector(sums.square, GroupLanes);
   const GroupLanes scale = square > 0.0f ? product / square : GroupLanes{}, gain = scale * product;
   const auto better = gain > best.gain;
   best.gain = better ? gain : best.gain;
   best.scale = better ? scale : best.scale;
-  best.factor = better ? factor : best.factor;
+  best.product = better ? product : best.product;
+  best.square = better ? square : best.square;
 }
 
 // From `first` on in steps of `step`; `count` is even.
 RETORT_EACH_ISA void try_factors(const IntegerTile& tile, const GroupLanes& first, const GroupLanes& step,
                                  int64_t count, Ranking& best) {
   for (int64_t i = 0; i < count; i += 2) {
-    GroupLanes factors[2];
     GroupWords words[2];
     LevelSums sums[2];
     for (int64_t k = 0; k < 2; ++k) {
-      factors[k] = ((first + static_cast<float>(i + k) * step) + kRound) - kRound;
-      const GroupWords word = __builtin_convertvector(factors[k], GroupWords);
+      const GroupLanes factor = ((first + static_cast<float>(i + k) * step) + kRound) - kRound;
+      const GroupWords word = __builtin_convertvector(factor, GroupWords);
       words[k] = (word & 0xffff) | (word << 16);
     }
     sum_levels(tile, words, sums);
-    for (int64_t k = 0; k < 2; ++k) keep_best(factors[k], sums[k], best);
+    for (int64_t k = 0; k < 2; ++k) keep_best(sums[k], best);
   }
 }
 
-// The factor of the fitted scale's inverse; 0 where no weight has a level but 0.
-RETORT_INLINE void fitted_factor(const Ranking& best, GroupLanes& factor) {
-  factor = best.scale != 0.0f ? 32768.0f / best.scale : GroupLanes{};
-  factor = factor > kMostFactor ? GroupLanes{} + kMostFactor : factor;
-  factor = factor < -kMostFactor ? GroupLanes{} - kMostFactor : factor;
-}
-
+// Around the factor of the fitted scale's inverse; 0 where no weight has a level but 0.
 RETORT_EACH_ISA void place_neighbours(const GridSearch& search, const Ranking& best, GroupLanes& first,
                                       GroupLanes& step) {
-  GroupLanes factor;
-  fitted_factor(best, factor);
+  GroupLanes factor = best.scale != 0.0f ? 32768.0f / best.scale : GroupLanes{};
+  factor = factor > kMostFactor ? GroupLanes{} + kMostFactor : factor;
+  factor = factor < -kMostFactor ? GroupLanes{} - kMostFactor : factor;
   first = (1.0f - kNeighbourReach) * factor;
   step = 2 * kNeighbourReach / static_cast<float>(search.neighbours - 1) * factor;
 }
 
-RETORT_EACH_ISA void take_ranked(const Ranking& best, const GroupLanes& unit, RankedInverses& ranked) {
-  const GroupLanes by_factor = unit / kFactor;
-  GroupLanes factor;
-  fitted_factor(best, factor);
-  ranked = {best.factor * by_factor, factor * by_factor};
+RETORT_EACH_ISA void take_best(const Ranking& best, const GroupLanes& unit, GroupFits& fits) {
+  const GroupLanes size = unit > 0.0f ? 1.0f / (kUnit * unit) : GroupLanes{};  // of the integers' unit
+  fits.scale = best.scale * size;
+  fits.minimum = GroupLanes{};
+  fits.totals.product = best.product * size;
+  fits.totals.square = best.square;
+  fits.totals.level = GroupLanes{};
 }
 
 }  // namespace
 
-bool ranks_in_integers(const GridSearch& search, const GroupTile& tile) {
+bool fits_in_integers(const GridSearch& search, const GroupTile& tile) {
   return !search.minima && !search.zeros && search.levels == nullptr && search.max_code < 128 &&
          search.neighbours > 0 && tile.importance == nullptr && !tile.joined &&
          tile.size <= 2 * IntegerTile::kMostWords;
 }
 
-void rank_in_integers(const GridSearch& search, const GroupTile& weights, const GroupLanes& unit,
-                      RankedInverses& ranked) {
+void fit_in_integers(const GridSearch& search, const GroupTile& weights, const GroupLanes& unit, GroupFits& fits) {
   IntegerTile tile;
   tile.low = static_cast<int16_t>(-search.middle), tile.high = static_cast<int16_t>(search.max_code - search.middle);
   pack_weights(weights, unit, tile);
-  Ranking best{.gain = GroupLanes{} - 1.0f, .scale = {}, .factor = {}};
+  Ranking best{.gain = GroupLanes{} - 1.0f, .scale = {}, .product = {}, .square = {}};
   const GroupLanes from = GroupLanes{} + kFactor * search.from, step = GroupLanes{} + kFactor * search.step;
   try_factors(tile, from, step, search.widths, best);
   if (search.turned) try_factors(tile, -from, -step, search.widths, best);
   GroupLanes first, apart;
   place_neighbours(search, best, first, apart);
   try_factors(tile, first, apart, search.neighbours, best);
-  take_ranked(best, unit, ranked);
+  take_best(best, unit, fits);
 }
 
 }  // namespace retort
