@@ -219,13 +219,31 @@ TEST(Export, RefusesAsymmetricCodesInGgufAndNamesOnnx) {
   EXPECT_FALSE(fs::exists(dir.path() / "a.gguf"));
 }
 
-TEST(Export, RefusesCodesThatAreNoIntegers) {
-  for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"}) {
-    TempDir dir;
-    const auto source = quantized_model(dir.path(), shape(), "nf4-g64");
-    const std::string error = error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
-    EXPECT_THAT(error, HasSubstr("no integer weights")) << format;
-  }
+// Also where nothing of the model has a place: the first tensor that has none, and the format that takes them all.
+TEST(Export, NamesTheTensorAndTheFormatForCodesOfOtherKinds) {
+  for (const auto& [scheme, nearest] : {std::pair("nf4-g64", "Use --format hf, or"),
+                                        {"q4_k", "Use --format gguf, or"},
+                                        {"q6_k", "Use --format gguf, or"},
+                                        {"iq4_nl", "Use --format gguf, or"}})
+    for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"}) {
+      if (std::string_view(scheme) == "q4_k" && std::string_view(format) == "mlx") continue;  // it has a place there
+      SCOPED_TRACE(std::string(scheme) + " " + format);
+      TempDir dir;
+      const auto source = quantized_model(dir.path(), wide_shape(), scheme);
+      const std::string error = error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
+      EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.q_proj.weight: " + std::string(format) + " cannot hold"));
+      EXPECT_THAT(error, HasSubstr(nearest));
+    }
+}
+
+TEST(Export, RefusesADenseModelWhereIntegersAreKept) {
+  TempDir dir;
+  quantized_model(dir.path(), shape(), "int4-g32-sym");
+  const auto dense = open_model(dir.path() / "dense");
+  for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"})
+    EXPECT_THAT(error_of([&] { export_to(dir.path() / "a", *dense, {.format = format, .type = {}}); }),
+                HasSubstr("no integer weights"))
+        << format;
 }
 
 TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {
