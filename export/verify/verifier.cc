@@ -213,12 +213,12 @@ bool same_digest(const Json& self, const char* name, const std::string& digest, 
 // One tensor is in memory at a time: integers as the artifact has them and as the model has them, or the artifact's
 // dense bytes and some values of the model.
 void check_memory(const ModelSource& model, const Context& context) {
-  constexpr uint64_t kProgram = uint64_t{32} << 20, kBytesPerCode = 6;
+  constexpr uint64_t kPages = uint64_t{32} << 20, kBytesPerCode = 6;
   uint64_t largest = 0;
   for (const ModelTensor& tensor : model.tensors())
     largest = std::max(largest, static_cast<uint64_t>(tensor.elements()) *
                                     (tensor.scheme.is_dense() ? size_of(DType::kF32) : kBytesPerCode));
-  check_memory_limit("verify", model, kProgram + kChunkElements * sizeof(float) + largest, context);
+  check_memory_limit("verify", model, kPages + kChunkElements * sizeof(float) + largest, context);
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ Json to_json(const ExportSummary& summary, const std::string& format, uint64_t b
           {"tensors", summary.tensors},
           {"quantized_tensors", summary.quantized},
           {"output_bytes", bytes},
+          {"peak_rss_bytes", peak_resident_bytes()},
           {"fallbacks", fallbacks}};
 }
 

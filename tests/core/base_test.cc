@@ -22,6 +22,7 @@
 #include "core/base/files.h"
 #include "core/base/in_order.h"
 #include "core/base/json.h"
+#include "core/base/memory.h"
 #include "core/base/text.h"
 #include "core/base/thread_pool.h"
 
@@ -190,12 +191,6 @@ TEST(Files, WhatWasWrittenLastCanBeTakenBack) {
   EXPECT_THROW(out.cut(9), Error);
   out.close();
   EXPECT_EQ(read_text_file(path), "keptmore");
-}
-
-uint64_t resident_bytes() {
-  uint64_t all = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> all >> resident;
-  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 TEST(Files, PagesThatAreReleasedAreReadAgain) {
