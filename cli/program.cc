@@ -53,6 +53,8 @@ std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 void check_device(const Operation& operation, const std::string& device) {
   if (!is_device(device))
     fail_usage(operation.name, "--device", "'" + device + "' is no device", "Give cpu, cuda or cuda:N");
+  if (device != "cpu" && !operation.on_device)
+    fail_usage(operation.name, "--device", "this command computes on the CPU, whatever the device", "Leave it out");
 }
 
 std::string output_path(const CommandLine& line) {
