@@ -12,6 +12,7 @@
 
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/replaceable.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/base/text.h"
@@ -86,7 +87,10 @@ OperationResult execute(const CommandLine& line, Context& context) {
   const Operation& operation = *line.operation;
   const std::string path = output_path(line);
   if (path.empty() || operation.output == OutputKind::kWorkspace) return operation.run(line.params, path, context);
-  if (line.shared.flag("overwrite")) refuse_own_input(line, path);
+  if (line.shared.flag("overwrite")) {
+    refuse_own_input(line, path);
+    require_replaceable(path);
+  }
   const bool directory = operation.output != OutputKind::kNone && writes_directory(operation, line.params);
   StagedOutput output(path, directory ? StagedOutput::Kind::kDirectory : StagedOutput::Kind::kFile,
                       line.shared.flag("overwrite"), operation.resumable);

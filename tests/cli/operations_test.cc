@@ -173,6 +173,38 @@ TEST_F(Program, ReadsTheMetricsOfACardFirst) {
   EXPECT_THAT(result.last_error_line(), HasSubstr("metrics.json: it is not a JSON object of `retort eval`"));
 }
 
+// Every kind of output takes the place of every other, and nothing else goes with them.
+TEST_F(Program, ReplacesWhatCommandsWroteAndNothingElse) {
+  ASSERT_EQ(retort({"quantize", teacher_, "--scheme", "int4", "--method", "rtn", "-o", "int4"}).code, 0);
+  const std::vector<std::vector<std::string>> formats{{"gguf", "--modelfile", "--card"},
+                                                      {"gguf", "--max-shard-size", "1MiB"},
+                                                      {"onnx", "--card"},
+                                                      {"gptq"},
+                                                      {"awq"},
+                                                      {"compressed-tensors"},
+                                                      {"mlx"},
+                                                      {"hf"}};
+  for (const auto& format : formats) {
+    std::vector<std::string> arguments{"export", "int4", "-o", "out", "--overwrite", "--format"};
+    arguments.insert(arguments.end(), format.begin(), format.end());
+    const Finished result = retort(arguments);
+    EXPECT_NE(result.code, 1) << format.front() << result.err;
+  }
+  EXPECT_EQ(retort({"quantize", teacher_, "--scheme", "q4_0", "--method", "rtn", "-o", "out", "--overwrite"}).code, 0);
+  for (const char* name : {"notes.txt", "photos/one.jpg", "additional_chat_templates/mine.txt", "data.json"}) {
+    fs::create_directories((directory_ / "out" / name).parent_path());
+    testing::write_file(directory_ / "out" / name, "mine");
+    const Finished result = retort({"export", "int4", "--format", "gptq", "-o", "out", "--overwrite"});
+    EXPECT_EQ(result.code, 1) << name;
+    const std::string first = fs::path(name).begin()->string();
+    EXPECT_THAT(result.last_error_line(),
+                HasSubstr("retort: [output] out: it holds '" + (first == "photos" ? first : std::string(name)) +
+                          "', which no command writes there. Move that elsewhere"));
+    EXPECT_EQ(testing::read_file(directory_ / "out" / name), "mine");
+    fs::remove_all(directory_ / "out" / (first == "additional_chat_templates" || first == "photos" ? first : name));
+  }
+}
+
 // Whichever of a user's files it is, the message is ours and names the file.
 TEST_F(Program, NamesTheFileThatIsNoJson) {
   const auto expect_named = [&](const std::string& file, std::vector<std::string> arguments) {
