@@ -12,6 +12,7 @@
 
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/replaceable.h"
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/base/text.h"
@@ -53,6 +54,8 @@ std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 void check_device(const Operation& operation, const std::string& device) {
   if (!is_device(device))
     fail_usage(operation.name, "--device", "'" + device + "' is no device", "Give cpu, cuda or cuda:N");
+  if (device != "cpu" && !operation.on_device)
+    fail_usage(operation.name, "--device", "this command computes on the CPU, whatever the device", "Leave it out");
 }
 
 std::string output_path(const CommandLine& line) {
@@ -84,7 +87,10 @@ OperationResult execute(const CommandLine& line, Context& context) {
   const Operation& operation = *line.operation;
   const std::string path = output_path(line);
   if (path.empty() || operation.output == OutputKind::kWorkspace) return operation.run(line.params, path, context);
-  if (line.shared.flag("overwrite")) refuse_own_input(line, path);
+  if (line.shared.flag("overwrite")) {
+    refuse_own_input(line, path);
+    require_replaceable(path);
+  }
   const bool directory = operation.output != OutputKind::kNone && writes_directory(operation, line.params);
   StagedOutput output(path, directory ? StagedOutput::Kind::kDirectory : StagedOutput::Kind::kFile,
                       line.shared.flag("overwrite"), operation.resumable);

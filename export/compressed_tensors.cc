@@ -42,7 +42,7 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
  public:
   explicit CompressedTensorsExporter(const ModelSource& source)
       : ModuleCheckpoint(source, packed_format("compressed-tensors"), /*row_axis=*/0) {
-    uniform_scheme(source);  // refuses a model without integers
+    require_quantized(source);
   }
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {

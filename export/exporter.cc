@@ -114,15 +114,17 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
   return plan;
 }
 
-// One tensor is in memory at a time: codes as bytes, the same packed, and what the reader holds.
+// One tensor is in memory at a time, and beside it the pages of the checkpoint that were read, the buffers of the files
+// and the tokenizer.
 void check_memory(const ModelSource& source, const ExportOptions& options, const ExportFormat& format,
                   const Context& context) {
-  constexpr uint64_t kProgram = uint64_t{32} << 20, kBytesPerCode = 4;
-  uint64_t largest = 0;
+  constexpr uint64_t kPages = uint64_t{16} << 20, kBuffers = uint64_t{20} << 20, kTokenizerBytes = 24;
+  uint64_t largest = 0, side = 0;
   for (const ModelTensor& tensor : source.tensors())
-    if (!tensor.scheme.is_dense() && !options.type && format.integers)
-      largest = std::max(largest, static_cast<uint64_t>(tensor.elements()));
-  check_memory_limit("export", source, kProgram + streaming_bytes(context.threads) + largest * kBytesPerCode, context);
+    for (const bool as_integers : {false, !tensor.scheme.is_dense() && !options.type && format.integers})
+      largest = std::max(largest, streaming_bytes(tensor, as_integers, context.threads));
+  for (const SideFile& file : source.side_files()) side += file.bytes.size();
+  check_memory_limit("export", source, kPages + kBuffers + side * kTokenizerBytes + largest, context);
 }
 
 std::vector<std::string> names_of_formats() {

@@ -44,15 +44,6 @@ void check_model(const ModelConfig& c) {
     fail("export", "head_dim", "mlx-lm's qwen2 takes hidden_size / num_attention_heads for it", remedy);
 }
 
-void require_integers(const ModelSource& source) {
-  const auto has_them = [](const ModelTensor& tensor) {
-    return !tensor.scheme.is_dense() && tensor.scheme.book == CodeBook::kLinear;
-  };
-  if (std::ranges::none_of(source.tensors(), has_them))
-    fail("export", source.path().string(), "it has no integer weights to keep",
-         "Quantize it first, or use --format hf");
-}
-
 // mlx-lm has no attention factor, but a ratio of two others that comes to it.
 Json yarn_settings(const RopeConfig& rope) {
   const double advised = yarn_attention_factor(rope.factor) - 1;
@@ -86,7 +77,7 @@ class MlxExporter : public ModuleCheckpoint {
  public:
   explicit MlxExporter(const ModelSource& source) : ModuleCheckpoint(source, packed_format("mlx"), /*row_axis=*/0) {
     check_model(source.config());
-    require_integers(source);
+    require_quantized(source);
   }
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {

@@ -21,7 +21,14 @@ std::string module_name(const PlannedTensor& planned) {
   return name.substr(0, name.rfind('.'));
 }
 
+void require_quantized(const ModelSource& source) {
+  if (std::ranges::all_of(source.tensors(), [](const ModelTensor& tensor) { return tensor.scheme.is_dense(); }))
+    fail("export", source.path().string(), "it has no integer weights to keep",
+         "Quantize it first, or use --format hf");
+}
+
 Scheme uniform_scheme(const ModelSource& source, std::optional<int> file_bits) {
+  require_quantized(source);
   std::map<int, int64_t> elements;
   std::vector<Scheme> schemes;
   for (const ExpectedTensor& expected : expected_tensors(source.config())) {
@@ -30,10 +37,8 @@ Scheme uniform_scheme(const ModelSource& source, std::optional<int> file_bits) {
     elements[tensor.scheme.bits] += tensor.elements();
     schemes.push_back(tensor.scheme);
   }
-  if (schemes.empty())
-    fail("export", source.path().string(), "it has no integer weights to keep",
-         "Quantize it first, or use --format hf");
-  const int most = largest_count(elements)->first;
+  constexpr int kAnyBits = 4;  // where no matrix has a place: each is refused by its name
+  const int most = elements.empty() ? kAnyBits : largest_count(elements)->first;
   Scheme common{.bits = file_bits.value_or(most), .granularity = Granularity::kChannel, .group = 0, .dense = {}};
   for (const Scheme& scheme : schemes) {
     if (scheme.bits == most || scheme.bits == common.bits) common.symmetric = common.symmetric && scheme.symmetric;

@@ -16,10 +16,13 @@ namespace retort {
 // "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
 std::string module_name(const PlannedTensor& planned);
 
+// A dense model is an Error.
+void require_quantized(const ModelSource& source);
+
 // The scheme of a file that has one width and one group size: the width that most weights of layers have, or
 // `file_bits` where the format knows no other, the smallest group of those weights, and zero points if any of them, or
 // any weight of the file's width, has some: only codes of fewer bits have room to move their zero points to the middle.
-// A model without integers is an Error.
+// A dense model is an Error.
 Scheme uniform_scheme(const ModelSource& source, std::optional<int> file_bits = {});
 // Why a matrix cannot be restated in `uniform` with the same numbers, or `layout` cannot hold that; empty: it can.
 std::string refuses_uniform(const PlannedTensor& planned, const QuantizedMatrix& matrix, const Scheme& uniform,

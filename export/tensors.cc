@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/in_order.h"
+#include "core/base/memory.h"
 #include "core/base/text.h"
 #include "export/provenance.h"
 #include "export/rope_settings.h"
@@ -15,16 +16,27 @@ namespace {
 // Small enough that all that is made of a run stays in a core's own cache.
 constexpr int64_t kRunElements = int64_t{1} << 18;
 
-int64_t rows_in_run(const ModelTensor& tensor) {
-  return std::max<int64_t>(1, kRunElements / std::max<int64_t>(1, tensor.cols()));
+// Whole multiples of `multiple`, of which one may be larger than a run should be.
+int64_t rows_in_run(const ModelTensor& tensor, int64_t multiple = 1) {
+  return std::max<int64_t>(1, kRunElements / std::max<int64_t>(1, tensor.cols()) / multiple) * multiple;
 }
 
-// Codes and what is packed, or float32 and what it becomes; and that again for each run that waits to be stored.
-constexpr uint64_t kRunBytes = (8 + 4 * kReadyRuns) * kRunElements;
+// Of each element. In a run: codes and what is packed, or integers, float32 and what they become; that again for each
+// run that waits to be stored; and twice all, for what an allocator keeps of freed memory. Of a matrix: parts that are
+// joined, or all codes where zero points are looked at.
+constexpr uint64_t kPackedBytes = 2 * (4 + 3 * kReadyRuns), kDenseBytes = 2 * (12 + 4 * kReadyRuns), kWholeBytes = 2;
+constexpr int64_t kRowsPacked = 32;  // rows that fill whole elements of every layout
 
 }  // namespace
 
-uint64_t streaming_bytes(const ThreadPool& threads) { return static_cast<uint64_t>(threads.size()) * kRunBytes; }
+uint64_t streaming_bytes(const ModelTensor& tensor, bool as_integers, const ThreadPool& threads) {
+  const bool whole = as_integers && tensor.rows() % kRowsPacked != 0;  // some layouts then take it in one run
+  const int64_t rows = whole ? tensor.rows() : rows_in_run(tensor, as_integers ? kRowsPacked : 1);
+  const int64_t step = std::min(rows, tensor.rows());
+  const int64_t runs = std::min<int64_t>(threads.size(), (tensor.rows() + step - 1) / step);
+  const auto of_runs = static_cast<uint64_t>(runs * step * tensor.cols()) * (as_integers ? kPackedBytes : kDenseBytes);
+  return of_runs + (as_integers ? static_cast<uint64_t>(tensor.elements()) * kWholeBytes : 0);
+}
 
 namespace {
 
@@ -59,7 +71,7 @@ std::vector<std::byte> reordered(const std::vector<std::byte>& rows, size_t row_
 void stream_dense(const ModelSource& source, const ModelTensor& tensor, DType type, const ByteSink& sink,
                   ThreadPool& threads, std::span<const int64_t> order) {
   const auto block = std::max<int64_t>(1, static_cast<int64_t>(order.size()));
-  const int64_t step = std::max(block, rows_in_run(tensor) / block * block);
+  const int64_t step = rows_in_run(tensor, block);
   const auto make = [&](int64_t first, int64_t count) {
     std::vector<std::byte> rows = read_rows(source, tensor, type, first, count);
     return order.empty() ? rows : reordered(rows, rows.size() / static_cast<size_t>(count), order);
@@ -73,7 +85,7 @@ void stream_packed(const ModelSource& source, const ModelTensor& tensor, const P
     QuantizedMatrix rows = source.read_quantized_rows(tensor, first, count);
     return runs.restate ? runs.restate(std::move(rows)) : rows;
   };
-  const int64_t step = std::max(runs.multiple, rows_in_run(tensor) / runs.multiple * runs.multiple);
+  const int64_t step = rows_in_run(tensor, runs.multiple);
   pack_runs({tensor.rows(), tensor.cols(), step, make}, runs.format, runs.row_axis, sink, threads);
 }
 
@@ -114,10 +126,12 @@ QuantizedMatrix regrouped(const QuantizedMatrix& m, const Scheme& scheme) {
 
 void check_memory_limit(std::string_view operation, const ModelSource& source, uint64_t needed,
                         const Context& context) {
-  if (context.memory_limit == 0 || needed <= context.memory_limit) return;
+  const uint64_t all = resident_bytes() + needed;
+  if (context.memory_limit == 0 || all <= context.memory_limit) return;
+  const uint64_t mebibytes = (all >> 20) + 4;  // what a process has when it starts varies a little
   fail(operation, source.path().string(),
-       "it takes " + format_bytes(needed) + " of memory, above the limit of " + format_bytes(context.memory_limit),
-       "Give --memory " + format_bytes(needed));
+       "it takes " + format_bytes(all) + " of memory, above the limit of " + format_bytes(context.memory_limit),
+       "Give --memory " + std::to_string(mebibytes) + "MiB");
 }
 
 std::string_view torch_name(DType type) {

@@ -12,10 +12,12 @@
 
 namespace retort {
 
-// What the streams below hold at most of runs of rows; the parts that they join come on top.
-uint64_t streaming_bytes(const ThreadPool& threads);
+// What the streams below hold of a tensor at most: of runs of rows, and of parts that are joined. `as_integers`: by
+// stream_packed.
+uint64_t streaming_bytes(const ModelTensor& tensor, bool as_integers, const ThreadPool& threads);
 
-// Throws, naming the smallest limit that would do, when `operation` needs more than context.memory_limit.
+// Throws, naming the smallest limit that would do, when `operation` needs more than context.memory_limit. `needed`
+// comes on top of what the process has.
 void check_memory_limit(std::string_view operation, const ModelSource& source, uint64_t needed, const Context& context);
 
 // The tensor's rows as `type`, in runs. `sink` gets the runs in their order, each from the thread that made it, never

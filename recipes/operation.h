@@ -95,6 +95,7 @@ struct Operation {
   OperationResult (*run)(const Params& params, const std::filesystem::path& output, Context& context);
   // Why a parameter has no say beside the others, as a sentence; empty: it has. One that was given then is refused.
   std::string (*unheeded)(const Params& params, std::string_view name) = nullptr;
+  bool on_device = false;  // it computes where --device says; the others only on the CPU
 };
 
 // As for a table of parameters, and refuses what was given in vain.

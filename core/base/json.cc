@@ -1,5 +1,6 @@
 #include "core/base/json.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "core/base/files.h"
@@ -10,11 +11,21 @@ namespace {
 constexpr int kMaxDepth = 128;
 constexpr size_t kMaxKeys = size_t{1} << 15;  // of a Json object, in which finding a key takes time by their number
 
+// `position`: how many characters were read until the text was JSON no more.
+[[noreturn]] void fail_syntax(std::string_view text, size_t position, std::string_view label) {
+  const std::string_view read = text.substr(0, position);
+  const std::string line = "line " + std::to_string(1 + std::ranges::count(read, '\n'));
+  if (position > text.size()) fail("json", label, "it is no JSON: it ends too early, in " + line);
+  const size_t column = read.size() - (read.rfind('\n') + 1);  // without a line break npos + 1, which is 0
+  fail("json", label, "it is no JSON: unexpected text in " + line + ", column " + std::to_string(column));
+}
+
 // Reads the text for its form, depth and keys given twice, which nlohmann-json would silently merge. A pass of its
 // own: with a callback, the library's parser takes time that grows with the square of the objects in an object.
 class Guard : public nlohmann::json_sax<Json> {
  public:
-  Guard(std::string_view label, size_t max_keys) : label_(label), max_keys_(max_keys) {}
+  Guard(std::string_view text, std::string_view label, size_t max_keys)
+      : text_(text), label_(label), max_keys_(max_keys) {}
 
   bool null() override { return true; }
   bool boolean(bool) override { return true; }
@@ -38,8 +49,8 @@ class Guard : public nlohmann::json_sax<Json> {
     if (keys_.back().size() > max_keys_) fail("json", label_, "an object has more than 32768 keys");
     return true;
   }
-  bool parse_error(size_t, const std::string&, const nlohmann::json::exception& e) override {
-    fail("json", label_, e.what());
+  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception&) override {
+    fail_syntax(text_, position, label_);
   }
 
  private:
@@ -52,7 +63,7 @@ class Guard : public nlohmann::json_sax<Json> {
     return true;
   }
 
-  std::string_view label_;
+  std::string_view text_, label_;
   size_t max_keys_;
   int depth_ = 0;
   std::vector<std::unordered_set<std::string>> keys_;
@@ -60,13 +71,9 @@ class Guard : public nlohmann::json_sax<Json> {
 
 template <typename AnyJson>
 AnyJson parse_guarded(std::string_view text, std::string_view label, size_t max_keys) {
-  try {
-    Guard guard(label, max_keys);
-    Json::sax_parse(text.begin(), text.end(), &guard);
-    return AnyJson::parse(text.begin(), text.end());
-  } catch (const nlohmann::json::exception& e) {
-    fail("json", label, e.what());
-  }
+  Guard guard(text, label, max_keys);  // throws where the library's parser would
+  Json::sax_parse(text.begin(), text.end(), &guard);
+  return AnyJson::parse(text.begin(), text.end());
 }
 
 }  // namespace

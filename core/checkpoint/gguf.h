@@ -36,6 +36,7 @@ struct GgufHeader {
   std::vector<std::pair<std::string, GgufValue>> metadata;  // in file order
   std::vector<GgufTensorInfo> tensors;                      // offsets from the start of the file
   uint64_t alignment = 32;
+  uint64_t behind = 0;  // bytes that follow the last tensor and its padding: of all files of a split model
 
   const GgufValue* find(std::string_view key) const;
   const GgufTensorInfo* find_tensor(std::string_view name) const;

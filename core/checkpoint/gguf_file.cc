@@ -58,6 +58,7 @@ void GgufFile::open_siblings(const fs::path& path, int64_t count) {
     GgufHeader header = parse_gguf(files_[i]->bytes(), next.string());
     if (split_number(header, "split.no") != static_cast<int64_t>(i) || split_number(header, "split.count") != count)
       fail("gguf", next.string(), "it belongs to another split model, or to another place in this one");
+    header_.behind += header.behind;
     for (GgufTensorInfo& info : header.tensors) {
       info.file = i;
       header_.tensors.push_back(std::move(info));

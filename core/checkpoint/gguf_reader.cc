@@ -213,6 +213,8 @@ void place_tensors(GgufHeader& header, uint64_t data_start, uint64_t file_size, 
     end = info->offset + info->bytes;
     info->offset += data_start;
   }
+  const uint64_t last = data_start + aligned(end, header.alignment);
+  header.behind = file_size > last ? file_size - last : 0;
 }
 
 void check_magic(Cursor& in) {

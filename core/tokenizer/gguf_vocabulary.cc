@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/tokenizer/byte_alphabet.h"
 #include "core/tokenizer/gguf_pre_tokenizers.h"
+#include "core/tokenizer/piece_merges.h"
 #include "core/tokenizer/sentencepiece.h"
 #include "core/tokenizer/utf8.h"
 #include "core/tokenizer/word_boundaries.h"
@@ -118,14 +119,6 @@ std::optional<bool> space_prefix(const SortedJson& json) {
   return replaced ? std::optional(prefixed) : std::nullopt;
 }
 
-using Pair = std::pair<std::string, std::string>;
-
-// Whether merges of one score follow each other as in piece_merges.h.
-bool longer_first(const Pair& before, const Pair& after) {
-  return before.first.size() != after.first.size() ? before.first.size() > after.first.size()
-                                                   : before.second.size() > after.second.size();
-}
-
 // Scores that make SentencePiece merge in the order of a BPE's merges: the token made by the first merge scores
 // highest. With `sharing`, runs of blanks have one score, as in Llama 2. False where that cannot be: a token that can
 // be put together from tokens without a merge that says so, or merges for two tokens that take turns.
@@ -134,8 +127,8 @@ bool scores_from_merges(const BpeSpec& spec, bool sharing, std::vector<Vocabular
     return sharing && repeated_character(text) == kSpaceMark ? std::string(kSpaceMark) : text;
   };
   std::unordered_map<std::string, size_t> order, count;  // by owner its rank among them, by merged token its merges
-  const Pair* last = nullptr;
-  for (const Pair& merge : spec.merges) {
+  const MergedPair* last = nullptr;
+  for (const MergedPair& merge : spec.merges) {
     const std::string text = merge.first + merge.second, name = owner(text);
     const auto [entry, fresh] = order.emplace(name, order.size());
     if (!fresh && owner(last->first + last->second) != name) return false;

@@ -64,15 +64,18 @@ bool collide(const Cuts& a, const Cuts& b) {
 
 struct Merge {
   float score;
-  std::string left, right;
+  MergedPair pair;
   bool operator<(const Merge& other) const {  // earlier
-    if (score != other.score) return score > other.score;
-    if (left.size() != other.left.size()) return left.size() > other.left.size();
-    return right.size() > other.right.size();
+    return score != other.score ? score > other.score : longer_first(pair, other.pair);
   }
 };
 
 }  // namespace
+
+bool longer_first(const MergedPair& first, const MergedPair& second) {
+  return first.first.size() != second.first.size() ? first.first.size() > second.first.size()
+                                                   : first.second.size() > second.second.size();
+}
 
 PieceMerges merges_of_pieces(const Vocabulary& vocabulary) {
   const Pieces pieces = pieces_of(vocabulary);
@@ -85,7 +88,7 @@ PieceMerges merges_of_pieces(const Vocabulary& vocabulary) {
     if (cuts.places.empty()) continue;
     if (const std::string refusal = refusal_of(cuts); !refusal.empty()) return {{}, refusal};
     for (const size_t at : cuts.places)
-      merges.push_back({score_of(cuts), token.text.substr(0, at), token.text.substr(at)});
+      merges.push_back({score_of(cuts), {token.text.substr(0, at), token.text.substr(at)}});
     all.push_back(std::move(cuts));
   }
   std::ranges::stable_sort(all, std::ranges::greater(), score_of);
@@ -95,7 +98,7 @@ PieceMerges merges_of_pieces(const Vocabulary& vocabulary) {
             "its pieces " + quoted(two->piece->text) + " and " + quoted((two + 1)->piece->text) + " have one score"};
   std::ranges::stable_sort(merges, std::less());
   PieceMerges result;
-  for (Merge& merge : merges) result.merges.emplace_back(std::move(merge.left), std::move(merge.right));
+  for (Merge& merge : merges) result.merges.push_back(std::move(merge.pair));
   return result;
 }
 

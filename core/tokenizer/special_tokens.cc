@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <filesystem>
 
 #include "core/base/error.h"
 
@@ -51,11 +52,12 @@ std::optional<bool> flag_of(const SortedJson& config, const char* key) {
 
 }  // namespace
 
-TokenizerConfig parse_tokenizer_config(std::string_view text, std::string_view label) {
+TokenizerConfig parse_tokenizer_config(std::string_view text, std::string_view beside) {
   TokenizerConfig result;
   if (text.empty()) return result;
+  const std::string label = std::filesystem::path(beside).replace_filename("tokenizer_config.json");
   const SortedJson config = parse_sorted_json(text, label);
-  if (!config.is_object()) fail("tokenizer", label, "tokenizer_config.json is not an object");
+  if (!config.is_object()) fail("tokenizer", label, "it is not an object");
   result.bos = text_of(config, "bos_token", label);
   result.eos = text_of(config, "eos_token", label);
   result.unknown = text_of(config, "unk_token", label);

@@ -17,7 +17,7 @@ struct TokenizerConfig {
   std::optional<bool> add_bos, add_eos;
 };
 
-// `text` is the file's, or empty.
-TokenizerConfig parse_tokenizer_config(std::string_view text, std::string_view label);
+// `text` is the file's, or empty; `beside` names the tokenizer that lies beside it.
+TokenizerConfig parse_tokenizer_config(std::string_view text, std::string_view beside);
 
 }  // namespace retort

@@ -41,6 +41,8 @@ class ArtifactReader {
   virtual std::string chat_template() const = 0;
   // The configuration numbers that the artifact holds, wherever it does.
   virtual std::vector<ConfigNumber> numbers() const = 0;
+  // Bytes of the files of weights that belong to no tensor.
+  virtual int64_t unclaimed_bytes() const { return 0; }
   // What it says of the tokenizer and the chat template that it was made from: the texts of a JSON object by name.
   virtual Json self() const = 0;
 };

@@ -33,6 +33,8 @@ class GgufArtifact : public ArtifactReader {
     return numbers;
   }
 
+  int64_t unclaimed_bytes() const override { return static_cast<int64_t>(file_.header().behind); }
+
   Json self() const override { return json_value(source_->config().json, "retort", Json::object(), "retort"); }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {

@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "export/verify/artifact.h"
+#include "export/verify/onnx_array.h"
 #include "export/verify/onnx_numbers.h"
 #include "export/verify/onnx_wire.h"
 #include "export/verify/rounding.h"
@@ -15,8 +16,8 @@ namespace retort {
 namespace {
 
 constexpr const char* kDataFile = "model.onnx.data";
-constexpr int64_t kLargestBlock = 256;                   // of MatMulNBits
-constexpr int64_t kU8 = 2, kI8 = 3, kU4 = 21, kI4 = 22;  // TensorProto.DataType
+constexpr uint64_t kAlignment = 64;     // of each tensor in the data file
+constexpr int64_t kLargestBlock = 256;  // of MatMulNBits
 
 std::optional<DType> type_of(int64_t onnx_number) {
   switch (onnx_number) {
@@ -34,7 +35,7 @@ struct Layout {
   int64_t row = 0, col = 1;  // distances of neighbours in the codes, in elements
   int64_t scale_row = 0, scale_col = 1;
   int64_t zero_row = 0, zero_col = 1;
-  int64_t code_type = kU8;
+  int64_t code_type = kOnnxU8;
   std::vector<int64_t> code_dims, scale_dims, zero_dims;
 };
 
@@ -61,6 +62,22 @@ class OnnxArtifact : public ArtifactReader {
     const auto genai = directory_ / "genai_config.json";
     std::ranges::move(numbers_of_genai(read_json_file(genai), "genai_config.json"), std::back_inserter(numbers));
     return numbers;
+  }
+
+  // Tensors begin at whole multiples of the alignment; what a gap has beyond that is nobody's.
+  int64_t unclaimed_bytes() const override {
+    std::vector<std::pair<uint64_t, uint64_t>> places;
+    for (const auto& [name, weight] : parts_.initializers)
+      if (!weight.location.empty()) places.emplace_back(weight.offset, weight.offset + weight.length);
+    std::ranges::sort(places);
+    places.emplace_back(data_.bytes().size(), 0);
+    uint64_t end = 0, unclaimed = 0;
+    for (const auto& [begin, next] : places) {
+      const uint64_t padded = (end + kAlignment - 1) / kAlignment * kAlignment;
+      if (begin > end && begin != padded) unclaimed += begin - end;
+      end = std::max(end, next);
+    }
+    return static_cast<int64_t>(unclaimed);
   }
 
   Json self() const override { return self_of_directory(directory_); }
@@ -155,7 +172,7 @@ class OnnxArtifact : public ArtifactReader {
     const auto rows = parts_.initializers.find(rows_name);
     const bool gathered = users_.contains(rows_name);
     if (gathered && (rows == parts_.initializers.end() || rows->second.offset != codes.offset ||
-                     rows->second.length != codes.length || rows->second.data_type != kU8 ||
+                     rows->second.length != codes.length || rows->second.data_type != kOnnxU8 ||
                      rows->second.dims != std::vector{codes.dims[0], codes.dims[1] * codes.dims[2]} ||
                      !used_as(expected, "GatherBlockQuantized", rows_name, 2,
                               {{"bits", bits}, {"block_size", block}, {"gather_axis", 0}, {"quantize_axis", 1}})))
@@ -173,9 +190,10 @@ class OnnxArtifact : public ArtifactReader {
     const auto users = users_.find(expected.name + ".codes");
     if (users == users_.end() || !users->second.front()->integers.contains("block_size")) fail_use(expected);
     const int64_t block = users->second.front()->integers.at("block_size");
-    const int64_t type = codes.data_type, bits = type == kU4 || type == kI4 ? 4 : 8;
-    const bool is_signed = type == kI4 || type == kI8;
-    if ((!is_signed && type != kU4 && type != kU8) || is_signed == has_zeros(expected) || block < 1 || block > cols ||
+    const int64_t type = codes.data_type, bits = type == kOnnxU4 || type == kOnnxI4 ? 4 : 8;
+    const bool is_signed = type == kOnnxI4 || type == kOnnxI8;
+    if ((!is_signed && type != kOnnxU4 && type != kOnnxU8) || is_signed == has_zeros(expected) || block < 1 ||
+        block > cols ||
         !used_as(expected, "DequantizeLinear", expected.name + ".codes", 1, {{"axis", 0}, {"block_size", block}}))
       fail_use(expected);
     const int64_t count = (cols + block - 1) / block;

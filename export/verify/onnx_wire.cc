@@ -80,6 +80,7 @@ class Parser {
   OnnxParts model(std::span<const std::byte> bytes) {
     for_fields(bytes, [&](const Field& field) {
       if (field.number == 7) graph(field.bytes);  // ModelProto.graph
+      if (field.number == 8) opset(field.bytes);
     });
     return std::move(parts_);
   }
@@ -95,6 +96,47 @@ class Parser {
     for_fields(bytes, [&](const Field& field) {
       if (field.number == 1) node(field.bytes);
       if (field.number == 5) initializer(field.bytes);
+      if (field.number == 11) parts_.inputs.push_back(declaration(field.bytes));
+      if (field.number == 12) parts_.outputs.push_back(declaration(field.bytes));
+    });
+  }
+
+  void opset(std::span<const std::byte> bytes) {
+    std::string domain;
+    uint64_t version = 0;
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) domain = field.text();
+      if (field.number == 2) version = field.value;
+    });
+    parts_.opsets[domain] = static_cast<int64_t>(version);
+  }
+
+  // The field `number` of a message in a message.
+  template <typename Visit>
+  void for_inner(std::span<const std::byte> bytes, uint64_t number, const Visit& visit) {
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == number) for_fields(field.bytes, visit);
+    });
+  }
+
+  // ValueInfoProto, with TypeProto.Tensor and TensorShapeProto inside.
+  OnnxDeclaration declaration(std::span<const std::byte> bytes) {
+    OnnxDeclaration value;
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) value.name = field.text();
+      if (field.number == 2)
+        for_inner(field.bytes, 1, [&](const Field& tensor) {
+          if (tensor.number == 1) value.data_type = static_cast<int64_t>(tensor.value);
+          if (tensor.number == 2) for_fields(tensor.bytes, [&](const Field& dim) { size(dim.bytes, value.dims); });
+        });
+    });
+    return value;
+  }
+
+  void size(std::span<const std::byte> bytes, std::vector<int64_t>& dims) {
+    dims.push_back(-1);
+    for_fields(bytes, [&](const Field& field) {
+      if (field.number == 1) dims.back() = static_cast<int64_t>(field.value);
     });
   }
 
@@ -106,6 +148,7 @@ class Parser {
       if (field.number == 3) node.name = field.text();
       if (field.number == 4) node.type = field.text();
       if (field.number == 5) attribute(field.bytes, node);
+      if (field.number == 7) node.domain = field.text();
     });
     parts_.nodes.push_back(std::move(node));
   }
@@ -114,12 +157,15 @@ class Parser {
     std::string name;
     std::optional<int64_t> integer;
     std::optional<float> number;
+    std::vector<int64_t> list;
     for_fields(bytes, [&](const Field& field) {
       if (field.number == 1) name = field.text();
       if (field.number == 2 && field.bytes.size() == sizeof(float))
         std::memcpy(&number.emplace(), field.bytes.data(), sizeof(float));
       if (field.number == 3) integer = static_cast<int64_t>(field.value);
+      if (field.number == 8) integers(field, list);
     });
+    if (!list.empty()) node.lists[name] = std::move(list);
     if (number) node.numbers[name] = *number;
     if (integer) node.integers[name] = *integer;
   }
@@ -128,7 +174,7 @@ class Parser {
     OnnxInitializer tensor;
     std::string name;
     for_fields(bytes, [&](const Field& field) {
-      if (field.number == 1) dimensions(field, tensor.dims);
+      if (field.number == 1) integers(field, tensor.dims);
       if (field.number == 2) tensor.data_type = static_cast<int64_t>(field.value);
       if (field.number == 8) name = field.text();
       if (field.number == 9) tensor.raw = field.text();
@@ -139,9 +185,9 @@ class Parser {
   }
 
   // Repeated integers come one by one or packed.
-  void dimensions(const Field& field, std::vector<int64_t>& dims) {
-    if (field.kind == Field::Kind::kVarint) return dims.push_back(static_cast<int64_t>(field.value));
-    for (Message packed(field.bytes, label_); !packed.empty();) dims.push_back(static_cast<int64_t>(packed.varint()));
+  void integers(const Field& field, std::vector<int64_t>& list) {
+    if (field.kind == Field::Kind::kVarint) return list.push_back(static_cast<int64_t>(field.value));
+    for (Message packed(field.bytes, label_); !packed.empty();) list.push_back(static_cast<int64_t>(packed.varint()));
   }
 
   void external(std::span<const std::byte> bytes, OnnxInitializer& tensor) {

@@ -1,5 +1,4 @@
-// Reads of an ONNX model the weights and nodes that verify follows, from the protobuf wire format itself: no generated
-// code.
+// Reads of an ONNX model what verify follows, from the protobuf wire format itself: no generated code.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +21,25 @@ struct OnnxInitializer {
 };
 
 struct OnnxNode {
-  std::string name, type;
+  std::string name, type, domain;
   std::vector<std::string> inputs, outputs;
   std::map<std::string, int64_t> integers;  // attributes
   std::map<std::string, float> numbers;
+  std::map<std::string, std::vector<int64_t>> lists;
+};
+
+// An input or an output of the graph.
+struct OnnxDeclaration {
+  std::string name;
+  int64_t data_type = 0;
+  std::vector<int64_t> dims;  // -1: of a size that is not given
 };
 
 struct OnnxParts {
   std::map<std::string, OnnxInitializer> initializers;
   std::vector<OnnxNode> nodes;
+  std::vector<OnnxDeclaration> inputs, outputs;
+  std::map<std::string, int64_t> opsets;  // version by domain
 };
 
 // Hostile bytes are an Error naming `label`. The fuzz target's entry.

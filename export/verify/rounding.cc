@@ -66,14 +66,17 @@ struct Binary {
   }
 
   template <typename Bits>
-  static int64_t count(std::span<const float> values, const std::byte* stored) {
-    int64_t wrong = 0;
+  static Closeness count(std::span<const float> values, const std::byte* stored) {
+    Closeness counts;
     for (size_t i = 0; i < values.size(); ++i) {
       Bits bits;
       std::memcpy(&bits, stored + i * sizeof(Bits), sizeof(Bits));
-      wrong += is_nearest(values[i], bits) ? 0 : 1;
+      if (!is_nearest(values[i], bits))
+        ++counts.different;
+      else if (!std::isnan(values[i]) && number(bits) != values[i])
+        ++counts.rounded;
     }
-    return wrong;
+    return counts;
   }
 };
 
@@ -93,7 +96,7 @@ std::optional<uint16_t> bits_of_f16(float value) {
 
 bool is_nearest_f16(float value, uint16_t bits) { return F16::is_nearest(value, bits); }
 
-int64_t count_not_nearest(DType type, std::span<const float> values, const std::byte* stored) {
+Closeness closeness_of(DType type, std::span<const float> values, const std::byte* stored) {
   switch (type) {
     case DType::kF32: return F32::count<uint32_t>(values, stored);
     case DType::kF16: return F16::count<uint16_t>(values, stored);

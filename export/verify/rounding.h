@@ -19,7 +19,11 @@ float f16_number(uint16_t bits);
 float bf16_number(uint16_t bits);
 // The bits of `value`, if it is a number of f16 or infinite.
 std::optional<uint16_t> bits_of_f16(float value);
-// How many of `stored`, little-endian f32, f16 or bf16, are not the nearest. Sizes must match.
-int64_t count_not_nearest(DType type, std::span<const float> values, const std::byte* stored);
+// How many of `stored`, little-endian f32, f16 or bf16, are not the nearest, and how many are, but another number: a
+// type that is too narrow rounded them. Sizes must match.
+struct Closeness {
+  int64_t different = 0, rounded = 0;
+};
+Closeness closeness_of(DType type, std::span<const float> values, const std::byte* stored);
 
 }  // namespace retort

@@ -65,16 +65,28 @@ class Comparison {
     const size_t size = size_of(*found.dense);
     const int64_t cols = tensor.cols(), step = std::max<int64_t>(1, kChunkElements / cols);
     std::vector<float> values;
-    int64_t different = 0;
+    Closeness all;
     for (int64_t first = 0; first < tensor.rows(); first += step) {
       const int64_t count = std::min(step, tensor.rows() - first);
       values.resize(static_cast<size_t>(count * cols));
       model_.read_f32(tensor, first, count, values);
-      different +=
-          count_not_nearest(*found.dense, values, found.bytes.data() + static_cast<size_t>(first * cols) * size);
+      const Closeness run =
+          closeness_of(*found.dense, values, found.bytes.data() + static_cast<size_t>(first * cols) * size);
+      all.different += run.different;
+      all.rounded += run.rounded;
     }
-    result_.values_different += different;
-    if (different > 0) note(tensor, std::to_string(different) + " values differ");
+    count(tensor, *found.dense, all);
+  }
+
+  void count(const ModelTensor& tensor, DType type, const Closeness& values) {
+    result_.values_different += values.different;
+    result_.values_rounded += values.rounded;
+    result_.tensors_rounded += values.rounded > 0 ? 1 : 0;
+    result_.integers_rounded += values.rounded > 0 && !tensor.scheme.is_dense() ? 1 : 0;
+    if (values.different > 0) note(tensor, std::to_string(values.different) + " values differ");
+    if (values.rounded > 0)
+      result_.rounded.push_back(tensor.name + ": " + std::to_string(values.rounded) + " values rounded to " +
+                                std::string(name_of(type)));
   }
 
   // An artifact may have the minimum that a zero point stands for in its place.
@@ -88,7 +100,7 @@ class Comparison {
     float minimum = model.minima.empty() ? 0 : model.minima[at];
     if (has_minima_for_zeros(model, found)) minimum = model.scales[at] * static_cast<float>(zero);
     if (minimum != (found.minima.empty() ? 0 : found.minima[stored])) return false;
-    if (found.products.empty()) return is_nearest_f16(model.scales[at], found.scales[stored]);
+    if (found.products.empty()) return f16_number(found.scales[stored]) == model.scales[at];
     return model.scales[at] == found.products[stored];
   }
 
@@ -201,12 +213,12 @@ bool same_digest(const Json& self, const char* name, const std::string& digest, 
 // One tensor is in memory at a time: integers as the artifact has them and as the model has them, or the artifact's
 // dense bytes and some values of the model.
 void check_memory(const ModelSource& model, const Context& context) {
-  constexpr uint64_t kProgram = uint64_t{32} << 20, kBytesPerCode = 6;
+  constexpr uint64_t kPages = uint64_t{32} << 20, kBytesPerCode = 6;
   uint64_t largest = 0;
   for (const ModelTensor& tensor : model.tensors())
     largest = std::max(largest, static_cast<uint64_t>(tensor.elements()) *
                                     (tensor.scheme.is_dense() ? size_of(DType::kF32) : kBytesPerCode));
-  check_memory_limit("verify", model, kProgram + kChunkElements * sizeof(float) + largest, context);
+  check_memory_limit("verify", model, kPages + kChunkElements * sizeof(float) + largest, context);
 }
 
 }  // namespace
@@ -225,6 +237,9 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
     context.progress.update(result.tensors_compared, tensor.name);
   }
   context.progress.end();
+  result.bytes_unclaimed = artifact->unclaimed_bytes();
+  if (result.bytes_unclaimed > 0)
+    result.differences.push_back("weights: " + std::to_string(result.bytes_unclaimed) + " bytes belong to no tensor");
   if (result.integers_as_values > 0)
     result.notes.push_back("it holds the values of " + std::to_string(result.integers_as_values) +
                            " matrices that are integers in the model, and these were compared as values");

@@ -85,6 +85,7 @@ const Operation kDistillOperation{.name = "distill",
                                   .output = OutputKind::kDirectory,
                                   .stage = true,
                                   .resumable = true,
-                                  .run = run};
+                                  .run = run,
+                                  .on_device = true};
 
 }  // namespace retort

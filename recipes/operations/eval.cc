@@ -113,6 +113,7 @@ const Operation kEvalOperation{.name = "eval",
                                .output = OutputKind::kNone,
                                .stage = true,
                                .resumable = false,
-                               .run = run};
+                               .run = run,
+                               .on_device = true};
 
 }  // namespace retort

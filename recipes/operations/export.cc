@@ -39,7 +39,7 @@ constexpr std::array kParams{
     ParamSpec{"accuracy-level",
               ParamType::kInteger,
               "0",
-              "onnx: 0 computes with the activations as they are, 4 quantizes them to 8 bit",
+              "onnx: 0 computes with the activations as they are, 4 quantizes them to 8 bit; no other has an effect",
               false,
               false,
               {},
@@ -58,6 +58,7 @@ Json to_json(const ExportSummary& summary, const std::string& format, uint64_t b
           {"tensors", summary.tensors},
           {"quantized_tensors", summary.quantized},
           {"output_bytes", bytes},
+          {"peak_rss_bytes", peak_resident_bytes()},
           {"fallbacks", fallbacks}};
 }
 
@@ -90,7 +91,8 @@ std::string unheeded(const Params& params, std::string_view name) {
   if (std::ranges::find(export_formats(), asked, &ExportFormat::name) == export_formats().end()) return {};
   for (const auto& [option, format] : kOnlyFor)
     if (option == name && asked != format) return "only --format " + std::string(format) + " has it";
-  if (name == "fallback" && params.has("type")) return "with --type nothing is written as integers";
+  if ((name == "fallback" || name == "accuracy-level") && params.has("type"))
+    return "with --type nothing is written as integers";
   if (name == "fallback" && asked == "hf") return "--format hf writes nothing as integers";
   return {};
 }
@@ -101,6 +103,9 @@ void check_options(const Params& params) {
     fail_usage("options", "--modelfile", "Ollama reads no split models", "Leave out --max-shard-size");
   if (params.has("metrics") && !params.flag("card"))
     fail_usage("options", "--metrics", "it is for the model card", "Give --card");
+  if (const int64_t level = params.integer("accuracy-level"); level != 0 && level != 4)
+    fail_usage("options", "--accuracy-level", "with " + std::to_string(level) + " activations stay as they are",
+               "Give 0, which says so, or 4");
 }
 
 OperationResult run_export(const Params& params, const fs::path& output, Context& context) {

@@ -61,6 +61,7 @@ const Operation kPruneOperation{.name = "prune",
                                 .output = OutputKind::kDirectory,
                                 .stage = true,
                                 .resumable = false,
-                                .run = run};
+                                .run = run,
+                                .on_device = true};
 
 }  // namespace retort

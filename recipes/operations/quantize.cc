@@ -161,6 +161,7 @@ extern const Operation kQuantizeOperation = {"quantize",
                                              true,
                                              true,
                                              run,
-                                             unheeded};
+                                             unheeded,
+                                             /*on_device=*/true};
 
 }  // namespace retort

@@ -17,6 +17,8 @@ extern const Operation kRunOperation = {"run",
                                         OutputKind::kWorkspace,
                                         false,
                                         false,
-                                        run};
+                                        run,
+                                        nullptr,
+                                        /*on_device=*/true};
 
 }  // namespace retort

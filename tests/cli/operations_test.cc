@@ -130,6 +130,40 @@ TEST_F(Program, RefusesOptionsOfAnotherFormat) {
   EXPECT_THAT(error_of("onxn", {"--operators", "standard"}), HasSubstr("'onxn' is not a format"));
 }
 
+// What it would do nothing with, a command refuses; the default is no other.
+TEST_F(Program, RefusesADeviceThatItDoesNotUse) {
+  const std::set<std::string_view> on_device{"distill", "eval", "prune", "quantize", "run"};
+  for (const Operation& operation : operations()) {
+    EXPECT_EQ(operation.on_device, on_device.contains(operation.name)) << operation.name;
+    if (operation.on_device) continue;
+    std::vector<std::string> arguments{std::string(operation.name), "--device", "cuda"};
+    for (const ParamSpec& spec : operation.params)
+      if (spec.required && !spec.positional)
+        arguments.insert(arguments.end(), {"--" + std::string(spec.name), spec.name == "format" ? "hf" : "x"});
+      else if (spec.required)
+        arguments.emplace_back("x");
+    const Finished result = retort(arguments);
+    EXPECT_EQ(result.code, 2) << operation.name;
+    EXPECT_EQ(result.last_error_line(), "retort: [" + std::string(operation.name) +
+                                            "] --device: this command computes on the CPU, whatever the device. "
+                                            "Leave it out");
+  }
+  EXPECT_EQ(retort({"inspect", teacher_, "--device", "cpu"}).code, 0);
+}
+
+TEST_F(Program, RefusesAnAccuracyLevelWithoutEffect) {
+  for (const char* level : {"1", "2", "3", "5", "-1"}) {
+    const Finished result =
+        retort({"export", teacher_, "--format", "onnx", "--accuracy-level", level, "--output", "out"});
+    EXPECT_EQ(result.code, 2) << level;
+    EXPECT_THAT(result.last_error_line(), HasSubstr("--accuracy-level: "));
+  }
+  const Finished typed =
+      retort({"export", teacher_, "--format", "onnx", "--type", "f32", "--accuracy-level", "4", "--output", "out"});
+  EXPECT_EQ(typed.code, 2);
+  EXPECT_THAT(typed.last_error_line(), HasSubstr("--accuracy-level: with --type nothing is written as integers"));
+}
+
 // Before the model is opened, and so before anything is written.
 TEST_F(Program, ReadsTheMetricsOfACardFirst) {
   testing::write_file(directory_ / "metrics.json", R"({"loss": 1})");
@@ -137,6 +171,66 @@ TEST_F(Program, ReadsTheMetricsOfACardFirst) {
       retort({"export", "nowhere", "--format", "hf", "--card", "--metrics", "metrics.json", "--output", "out"});
   EXPECT_EQ(result.code, 1);
   EXPECT_THAT(result.last_error_line(), HasSubstr("metrics.json: it is not a JSON object of `retort eval`"));
+}
+
+// Every kind of output takes the place of every other, and nothing else goes with them.
+TEST_F(Program, ReplacesWhatCommandsWroteAndNothingElse) {
+  ASSERT_EQ(retort({"quantize", teacher_, "--scheme", "int4", "--method", "rtn", "-o", "int4"}).code, 0);
+  const std::vector<std::vector<std::string>> formats{{"gguf", "--modelfile", "--card"},
+                                                      {"gguf", "--max-shard-size", "1MiB"},
+                                                      {"onnx", "--card"},
+                                                      {"gptq"},
+                                                      {"awq"},
+                                                      {"compressed-tensors"},
+                                                      {"mlx"},
+                                                      {"hf"}};
+  for (const auto& format : formats) {
+    std::vector<std::string> arguments{"export", "int4", "-o", "out", "--overwrite", "--format"};
+    arguments.insert(arguments.end(), format.begin(), format.end());
+    const Finished result = retort(arguments);
+    EXPECT_NE(result.code, 1) << format.front() << result.err;
+  }
+  EXPECT_EQ(retort({"quantize", teacher_, "--scheme", "q4_0", "--method", "rtn", "-o", "out", "--overwrite"}).code, 0);
+  for (const char* name : {"notes.txt", "photos/one.jpg", "additional_chat_templates/mine.txt", "data.json"}) {
+    fs::create_directories((directory_ / "out" / name).parent_path());
+    testing::write_file(directory_ / "out" / name, "mine");
+    const Finished result = retort({"export", "int4", "--format", "gptq", "-o", "out", "--overwrite"});
+    EXPECT_EQ(result.code, 1) << name;
+    const std::string first = fs::path(name).begin()->string();
+    EXPECT_THAT(result.last_error_line(),
+                HasSubstr("retort: [output] out: it holds '" + (first == "photos" ? first : std::string(name)) +
+                          "', which no command writes there. Move that elsewhere"));
+    EXPECT_EQ(testing::read_file(directory_ / "out" / name), "mine");
+    fs::remove_all(directory_ / "out" / (first == "additional_chat_templates" || first == "photos" ? first : name));
+  }
+}
+
+// Whichever of a user's files it is, the message is ours and names the file.
+TEST_F(Program, NamesTheFileThatIsNoJson) {
+  const auto expect_named = [&](const std::string& file, std::vector<std::string> arguments) {
+    const Finished result = retort(std::move(arguments));
+    EXPECT_EQ(result.code, 1) << file;
+    EXPECT_THAT(result.last_error_line(), ::testing::MatchesRegex("retort: \\[[a-z]+\\] .*" + file + ": .*"));
+    EXPECT_THAT(result.last_error_line(), HasSubstr("it is no JSON: unexpected text in line 1, column 2"));
+  };
+  testing::write_file(directory_ / "metrics.json", "nonsense");
+  expect_named("metrics.json",
+               {"export", teacher_, "--format", "hf", "--card", "--metrics", "metrics.json", "-o", "out"});
+  for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+    fs::remove_all(directory_ / "model");
+    fs::copy(teacher_, directory_ / "model");
+    testing::write_file(directory_ / "model" / file, "nonsense");
+    expect_named(file, {"export", "model", "--format", "onnx", "--type", "f32", "-o", "out"});
+  }
+  ASSERT_EQ(retort({"quantize", teacher_, "--scheme", "int4", "--method", "rtn", "-o", "int4"}).code, 0);
+  ASSERT_EQ(retort({"export", "int4", "--format", "gptq", "-o", "gptq"}).code, 0);
+  testing::write_file(directory_ / "gptq/quantize_config.json", "nonsense");
+  expect_named("quantize_config.json", {"verify", "gptq", "--against", "int4"});
+  testing::write_file(directory_ / "int4/retort.json", "nonsense");
+  expect_named("retort.json", {"export", "int4", "--format", "gptq", "-o", "out"});
+  fs::rename(directory_ / "gptq/model.safetensors", directory_ / "gptq/a.safetensors");
+  testing::write_file(directory_ / "gptq/model.safetensors.index.json", "nonsense");
+  expect_named("model.safetensors.index.json", {"export", "gptq", "--format", "awq", "-o", "out"});
 }
 
 // Ids from tokenizers 0.23.3 of Hugging Face on the same tokenizer.json.

@@ -227,7 +227,10 @@ class Stories(unittest.TestCase):
         path = self.dir / "fallback.gguf"
         done = retort("export", model, "--output", path, "--format", "gguf", "--fallback", "f16", code=3)
         self.assertTrue(all("down_proj" in entry["tensor"] for entry in done["fallbacks"]))
-        self.assertTrue(retort("verify", path, "--against", model)["tokenizer_equal"])
+        proof = retort("verify", path, "--against", model, code=3)
+        self.assertEqual(proof["tensors_rounded"], len(done["fallbacks"]))
+        self.assertEqual(proof["values_different"], 0)
+        self.assertFalse(proof["equal"])
         load(path, 64)
 
 

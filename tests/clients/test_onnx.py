@@ -219,6 +219,41 @@ class Teacher(Case):
         common.flip_byte(directory / place["location"], int(place["offset"]) + 9)
         self.assertGreater(retort("verify", directory, "--against", model, code=3)["codes_different"], 0)
 
+    def test_a_rewired_graph_is_found(self):
+        """Graphs that ONNX Runtime runs, with other results than the model's, and one that it refuses."""
+        model = common.quantized(common.TEACHER, self.dir / "rewired", "int4-g128-sym")
+        ids = common.tokenize(common.TEACHER, common.PROMPT)
+        expected = common.logits(model, ids)
+
+        def node(graph, kind, scope):
+            return next(n for n in graph.node if n.op_type == kind and n.name.startswith(scope))
+
+        def exchange(one, a, b):
+            one.input[a], one.input[b] = one.input[b], one.input[a]
+
+        edits = {
+            "product": lambda g: setattr(node(g, "Mul", "layers.3/ffn"), "op_type", "Add"),
+            "keys": lambda g: exchange(node(g, "GroupQueryAttention", "layers.3"), 1, 2),
+            "turns": lambda g: exchange(node(g, "RotaryEmbedding", "layers.3"), 2, 3),
+        }
+        for name, edit in edits.items():
+            with self.subTest(edit=name):
+                directory = common.exported(model, self.dir / f"rewired-{name}", "--format", "onnx")
+                graph = onnx.load(directory / "model.onnx", load_external_data=False)
+                edit(graph.graph)
+                (directory / "model.onnx").write_bytes(graph.SerializeToString())
+                self.assertGreater(np.abs(Decoder(directory).steps(ids, len(ids)) - expected).max(), 0.1)
+                proof = retort("verify", directory, "--against", model, code=3)
+                self.assertFalse(proof["equal"])
+                self.assertGreater(proof["logits_max_difference"], 0.1)
+        directory = common.exported(model, self.dir / "rewired-undefined", "--format", "onnx")
+        graph = onnx.load(directory / "model.onnx", load_external_data=False)
+        node(graph.graph, "Sigmoid", "layers.3").input[0] = "somewhere"
+        (directory / "model.onnx").write_bytes(graph.SerializeToString())
+        with self.assertRaises(Exception):
+            onnxruntime.InferenceSession(str(directory / "model.onnx"))
+        retort("verify", directory, "--against", model, code=1)
+
 
 class Families(Case):
     """Every family against the logits of transformers in tests/golden."""

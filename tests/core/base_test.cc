@@ -22,6 +22,7 @@
 #include "core/base/files.h"
 #include "core/base/in_order.h"
 #include "core/base/json.h"
+#include "core/base/memory.h"
 #include "core/base/text.h"
 #include "core/base/thread_pool.h"
 
@@ -120,6 +121,25 @@ TEST(Json, LimitsTheKeysOfAnObject) {
   EXPECT_EQ(parse_sorted_json(text + "}", "x").size(), 32769u);
 }
 
+// In our own words, and with the place, whatever stops the library's parser.
+TEST(JsonTest, SaysWhereATextIsNoJson) {
+  const auto error_of = [](std::string_view text) -> std::string {
+    try {
+      parse_json(text, "file");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error_of("nonsense"), "[json] file: it is no JSON: unexpected text in line 1, column 2");
+  EXPECT_EQ(error_of("{\n  \"a\": 1,\n}"), "[json] file: it is no JSON: unexpected text in line 3, column 1");
+  EXPECT_EQ(error_of("{\"a\": [1, 2"), "[json] file: it is no JSON: it ends too early, in line 1");
+  EXPECT_EQ(error_of(""), "[json] file: it is no JSON: it ends too early, in line 1");
+  for (const char* text : {"{'a': 1}", "[1e999]", "\"\xff\"", "[1] 2", "{\"a\" 1}", "\"\\q\"", "// x"})
+    EXPECT_EQ(error_of(text).find("[json] file: it is no JSON: unexpected text in line 1, column "), 0u)
+        << error_of(text);
+}
+
 TEST(JsonTest, RefusesDepthDuplicatesAndTypes) {
   EXPECT_THROW(parse_json(std::string(200, '[') + std::string(200, ']'), "deep"), Error);
   EXPECT_THROW(parse_json(R"({"a":1,"a":2})", "twice"), Error);
@@ -190,12 +210,6 @@ TEST(Files, WhatWasWrittenLastCanBeTakenBack) {
   EXPECT_THROW(out.cut(9), Error);
   out.close();
   EXPECT_EQ(read_text_file(path), "keptmore");
-}
-
-uint64_t resident_bytes() {
-  uint64_t all = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> all >> resident;
-  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 TEST(Files, PagesThatAreReleasedAreReadAgain) {

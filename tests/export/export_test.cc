@@ -172,7 +172,7 @@ TEST(Export, RefusesColumnsIn16BitsAndNamesDenseHf) {
   const Exported fallen =
       export_to(dir.path() / "fallen", *source, {.format = "gptq", .type = {}, .fallback = DType::kF16});
   EXPECT_THAT(fallen.summary.fallbacks, SizeIs(1));
-  EXPECT_TRUE(verify_artifact(fallen.path, *source, g_context).equal());
+  EXPECT_TRUE(verify_artifact(fallen.path, *source, g_context).faithful());
 }
 
 // The same integers without the values are another model.
@@ -219,13 +219,31 @@ TEST(Export, RefusesAsymmetricCodesInGgufAndNamesOnnx) {
   EXPECT_FALSE(fs::exists(dir.path() / "a.gguf"));
 }
 
-TEST(Export, RefusesCodesThatAreNoIntegers) {
-  for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"}) {
-    TempDir dir;
-    const auto source = quantized_model(dir.path(), shape(), "nf4-g64");
-    const std::string error = error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
-    EXPECT_THAT(error, HasSubstr("no integer weights")) << format;
-  }
+// Also where nothing of the model has a place: the first tensor that has none, and the format that takes them all.
+TEST(Export, NamesTheTensorAndTheFormatForCodesOfOtherKinds) {
+  for (const auto& [scheme, nearest] : {std::pair("nf4-g64", "Use --format hf, or"),
+                                        {"q4_k", "Use --format gguf, or"},
+                                        {"q6_k", "Use --format gguf, or"},
+                                        {"iq4_nl", "Use --format gguf, or"}})
+    for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"}) {
+      if (std::string_view(scheme) == "q4_k" && std::string_view(format) == "mlx") continue;  // it has a place there
+      SCOPED_TRACE(std::string(scheme) + " " + format);
+      TempDir dir;
+      const auto source = quantized_model(dir.path(), wide_shape(), scheme);
+      const std::string error = error_of([&] { export_to(dir.path() / "a", *source, {.format = format, .type = {}}); });
+      EXPECT_THAT(error, HasSubstr("model.layers.0.self_attn.q_proj.weight: " + std::string(format) + " cannot hold"));
+      EXPECT_THAT(error, HasSubstr(nearest));
+    }
+}
+
+TEST(Export, RefusesADenseModelWhereIntegersAreKept) {
+  TempDir dir;
+  quantized_model(dir.path(), shape(), "int4-g32-sym");
+  const auto dense = open_model(dir.path() / "dense");
+  for (const char* format : {"gptq", "awq", "compressed-tensors", "mlx"})
+    EXPECT_THAT(error_of([&] { export_to(dir.path() / "a", *dense, {.format = format, .type = {}}); }),
+                HasSubstr("no integer weights"))
+        << format;
 }
 
 TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {
@@ -239,7 +257,16 @@ TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {
     options.fallback = DType::kF16;
     const Exported made = export_to(dir.path() / format, *source, options);
     ASSERT_THAT(made.summary.fallbacks, ::testing::Not(IsEmpty()));
-    EXPECT_TRUE(verify_artifact(made.path, *source, g_context).equal());
+    const VerifyResult result = verify_artifact(made.path, *source, g_context);
+    EXPECT_TRUE(result.faithful()) << ::testing::PrintToString(result.differences);
+    EXPECT_TRUE(result.fell_back());
+    EXPECT_FALSE(result.equal());
+    EXPECT_GT(result.values_rounded, 0);
+    EXPECT_EQ(result.tensors_rounded, static_cast<int64_t>(made.summary.fallbacks.size()));
+    EXPECT_THAT(result.rounded, ::testing::Contains(HasSubstr("layers.1.mlp.down_proj.weight: ")));
+    options.fallback = DType::kF32;
+    const Exported exact = export_to(dir.path() / (std::string(format) + "-f32"), *source, options);
+    EXPECT_TRUE(verify_artifact(exact.path, *source, g_context).equal());
   }
   const GgufFile file(dir.path() / "gguf");
   EXPECT_THAT(*file.header().strings("retort.fallbacks"), SizeIs(model.layers));
@@ -333,7 +360,9 @@ TEST(Export, WritesDenseModelsInTheTypeAsked) {
       const Exported made = export_to(path, *source, {.format = format, .type = type});
       EXPECT_EQ(made.summary.quantized, 0);
       const VerifyResult result = verify_artifact(path, *source, g_context);
-      EXPECT_TRUE(result.equal()) << format << ::testing::PrintToString(result.differences);
+      EXPECT_TRUE(result.faithful()) << format << ::testing::PrintToString(result.differences);
+      EXPECT_EQ(result.equal(), type == DType::kF32) << format;
+      EXPECT_FALSE(result.fell_back()) << "it was asked for";
     }
   EXPECT_EQ(read_json_file(dir.path() / "hfbf16" / "config.json")["dtype"], "bfloat16");
   EXPECT_FALSE(read_json_file(dir.path() / "hff32" / "config.json").contains("quantization_config"));
@@ -387,6 +416,25 @@ TEST(Verify, FindsOneFlippedByte) {
     EXPECT_THAT(result.differences, SizeIs(1)) << format;
     EXPECT_FALSE(result.equal());
   }
+}
+
+// Nothing hides behind the last tensor, or between two of them.
+TEST(Verify, FindsBytesThatBelongToNoTensor) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "int4-g32-sym");
+  for (const auto& [format, file] : {std::pair("gguf", ""), {"onnx", "model.onnx.data"}}) {
+    const Exported made = export_to(dir.path() / format, *source, {.format = format, .type = {}});
+    EXPECT_EQ(verify_artifact(made.path, *source, g_context).bytes_unclaimed, 0) << format;
+    std::ofstream(*file == 0 ? made.path : made.path / file, std::ios::app) << std::string(100, 'x');
+    const VerifyResult result = verify_artifact(made.path, *source, g_context);
+    EXPECT_EQ(result.bytes_unclaimed, 100) << format;
+    EXPECT_THAT(result.differences, ::testing::ElementsAre(HasSubstr("100 bytes belong to no tensor"))) << format;
+    EXPECT_FALSE(result.equal());
+  }
+  const Exported made = export_to(dir.path() / "gptq", *source, {.format = "gptq", .type = {}});
+  std::ofstream(made.path / "model.safetensors", std::ios::app) << std::string(100, 'x');
+  EXPECT_THAT(error_of([&] { verify_artifact(made.path, *source, g_context); }),
+              HasSubstr("100 bytes at the end of the file belong to no tensor"));
 }
 
 // One block of each type: a bit of any of its bytes is a code, a scale or a minimum.

@@ -197,7 +197,9 @@ TEST(ConfigNumbers, OfANodeWithoutInputs) {
   OnnxNode where;
   where.name = "layers.0/attention/Where";
   where.type = "Where";
-  EXPECT_THAT(values_of(numbers_of_graph({{}, {where}}), "windows"), ElementsAre(ElementsAre(-1)));
+  OnnxParts parts;
+  parts.nodes = {where};
+  EXPECT_THAT(values_of(numbers_of_graph(parts), "windows"), ElementsAre(ElementsAre(-1)));
 }
 
 }  // namespace

@@ -65,9 +65,14 @@ TEST(Rounding, TellsTheNearestOfRandomNumbers) {
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
     std::vector<std::byte> bytes(values.size() * size_of(type));
     encode_from_f32(type, values, bytes);
-    EXPECT_EQ(count_not_nearest(type, values, bytes.data()), 0) << name_of(type);
+    const Closeness written = closeness_of(type, values, bytes.data());
+    EXPECT_EQ(written.different, 0) << name_of(type);
+    if (type == DType::kF32)
+      EXPECT_EQ(written.rounded, 0);
+    else
+      EXPECT_GT(written.rounded, 19000) << name_of(type);
     for (size_t i = 0; i < bytes.size(); i += size_of(type)) bytes[i] ^= std::byte{1};
-    EXPECT_GT(count_not_nearest(type, values, bytes.data()), 19900) << name_of(type);
+    EXPECT_GT(closeness_of(type, values, bytes.data()).different, 19900) << name_of(type);
   }
 }
 
@@ -85,6 +90,16 @@ TEST(Rounding, ReadsEveryNumberOf16Bits) {
     EXPECT_EQ(std::bit_cast<uint32_t>(half), std::bit_cast<uint32_t>(f16_to_f32(bits))) << bits;
     EXPECT_EQ(bits_of_f16(half), bits);
   }
+}
+
+// Of the values that a type has, none is rounded.
+TEST(Rounding, TellsEqualFromNearest) {
+  const std::vector<float> values{1, 1 + 0x1p-11f, -0.0f, std::numeric_limits<float>::quiet_NaN(), 70000};
+  std::vector<std::byte> bytes(values.size() * 2);
+  encode_from_f32(DType::kF16, values, bytes);
+  const Closeness found = closeness_of(DType::kF16, values, bytes.data());
+  EXPECT_EQ(found.different, 0);
+  EXPECT_EQ(found.rounded, 2) << "the one between two numbers, and what became infinite";
 }
 
 TEST(Rounding, HasNoBitsForOtherNumbers) {

@@ -48,5 +48,55 @@ TEST(Verify, TakesNoLogitsForCloseThatAreNotFinite) {
   EXPECT_EQ(result.json["values_different"], 0);
 }
 
+OperationResult run(const char* name, const Json& values, const fs::path& output) {
+  const Operation* operation = find_operation(operations(), name);
+  ThreadPool pool(1);
+  ProgressSink silent;
+  Context context{pool, silent};
+  return operation->run(check_params(operation->params, values, name), output, context);
+}
+
+// A fallback is not what was asked for; a type that was asked for is. Neither is called equal.
+TEST(Verify, TellsRoundedValuesFromEqualOnes) {
+  const testing::TempDir dir;
+  testing::write_tiny_model(dir.path() / "dense", {.extra = Json::object()});
+  fs::create_directories(dir.path() / "int8");
+  run("quantize", {{"model", dir.path() / "dense"}, {"scheme", "int8-channel-asym"}, {"method", "rtn"}},
+      dir.path() / "int8");
+  const struct {
+    const char* name;
+    Json options;
+    bool as_asked, rounded;
+  } cases[] = {{"whole", {{"format", "hf"}, {"type", "f32"}}, true, false},
+               {"typed", {{"format", "hf"}, {"type", "f16"}}, true, true}};
+  for (const auto& [name, options, as_asked, rounded] : cases) {
+    Json values = options;
+    values["model"] = dir.path() / "int8";
+    fs::create_directories(dir.path() / name);
+    run("export", values, dir.path() / name);
+    const OperationResult result = verify(dir.path() / name, dir.path() / "int8");
+    EXPECT_EQ(result.as_asked, as_asked) << name;
+    EXPECT_EQ(result.json["equal"], !rounded) << name;
+    EXPECT_EQ(result.json["values_rounded"] > 0, rounded) << name;
+    EXPECT_EQ(result.text.find("\nrounded: ") != std::string::npos, rounded) << name;
+  }
+}
+
+// Embedding and head fall back in a format without a place for them.
+TEST(Verify, SaysThatAFallbackIsNotAsAsked) {
+  const testing::TempDir dir;
+  testing::write_tiny_model(dir.path() / "dense", {.extra = Json::object()});
+  for (const char* name : {"q8_0", "f16", "f32"}) fs::create_directories(dir.path() / name);
+  run("quantize", {{"model", dir.path() / "dense"}, {"scheme", "q8_0"}, {"method", "rtn"}}, dir.path() / "q8_0");
+  for (const std::string type : {"f16", "f32"}) {
+    run("export", {{"model", dir.path() / "q8_0"}, {"format", "gptq"}, {"fallback", type}}, dir.path() / type);
+    const OperationResult result = verify(dir.path() / type, dir.path() / "q8_0");
+    EXPECT_EQ(result.as_asked, type == "f32");
+    EXPECT_EQ(result.json["equal"], type == "f32");
+    EXPECT_EQ(result.json["tensors_rounded"], type == "f32" ? 0 : 2);
+    EXPECT_EQ(result.json["rounded"].size(), type == "f32" ? 0u : 2u);
+  }
+}
+
 }  // namespace
 }  // namespace retort

@@ -1,0 +1,170 @@
+#include "export/verify/onnx_array.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "core/base/error.h"
+#include "export/verify/rounding.h"
+
+namespace retort {
+namespace {
+
+constexpr int64_t kMostElements = int64_t{1} << 40;  // of any array: more is no shape but damage
+constexpr int64_t kMostComputed = int64_t{1} << 24;  // of one that is held: the logits of a hundred tokens
+
+template <typename T>
+double number_at(const std::byte* bytes, int64_t i) {
+  T value;
+  std::memcpy(&value, bytes + static_cast<size_t>(i) * sizeof value, sizeof value);
+  return static_cast<double>(value);
+}
+
+uint16_t half_at(const std::byte* bytes, int64_t i) {
+  uint16_t bits;
+  std::memcpy(&bits, bytes + static_cast<size_t>(i) * sizeof bits, sizeof bits);
+  return bits;
+}
+
+int nibble_at(const std::byte* bytes, int64_t i) {
+  return std::to_integer<int>(bytes[static_cast<size_t>(i / 2)]) >> (i % 2 * 4) & 15;
+}
+
+struct Storage {
+  int64_t type, bits;
+  double (*at)(const std::byte* bytes, int64_t i);
+};
+
+constexpr Storage kStorages[] = {
+    {kOnnxF32, 32, number_at<float>},
+    {kOnnxU8, 8, number_at<uint8_t>},
+    {kOnnxI8, 8, number_at<int8_t>},
+    {kOnnxI32, 32, number_at<int32_t>},
+    {kOnnxI64, 64, number_at<int64_t>},
+    {kOnnxBool, 8, number_at<uint8_t>},
+    {kOnnxF16, 16, [](const std::byte* bytes, int64_t i) -> double { return f16_number(half_at(bytes, i)); }},
+    {kOnnxBF16, 16, [](const std::byte* bytes, int64_t i) -> double { return bf16_number(half_at(bytes, i)); }},
+    {kOnnxU4, 4, [](const std::byte* bytes, int64_t i) -> double { return nibble_at(bytes, i); }},
+    {kOnnxI4, 4, [](const std::byte* bytes, int64_t i) -> double { return (nibble_at(bytes, i) ^ 8) - 8; }},
+};
+
+}  // namespace
+
+void fail_graph(const std::string& subject, const std::string& reason) {
+  fail("verify", subject, reason, "The graph is damaged, or another program wrote it");
+}
+
+int64_t elements_of(std::span<const int64_t> shape) {
+  int64_t count = 1;
+  for (const int64_t size : shape)
+    if (size < 0 || (size > 0 && count > kMostElements / size))
+      fail_graph("model.onnx", "an array of it has no possible shape");
+    else
+      count *= size;
+  return count;
+}
+
+OnnxShape strides_of(const OnnxShape& shape) {
+  OnnxShape strides(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
+  return strides;
+}
+
+OnnxArray view(const OnnxArray& array, const OnnxShape& shape, const OnnxShape& strides, int64_t offset) {
+  OnnxArray out{array.type, shape, array.at};
+  if (offset == 0 && strides == strides_of(shape)) return out;
+  out.at = [at = array.at, shape, strides, offset](int64_t i) {
+    int64_t from = offset;
+    for (size_t d = shape.size(); d-- > 0; i /= shape[d]) from += i % shape[d] * strides[d];
+    return at(from);
+  };
+  return out;
+}
+
+OnnxArray stored(int64_t type, const OnnxShape& shape, std::vector<double> values) {
+  const auto held = std::make_shared<const std::vector<double>>(std::move(values));
+  return {type, shape, [held](int64_t i) { return (*held)[static_cast<size_t>(i)]; }};
+}
+
+std::vector<double> values_of(const OnnxArray& array) {
+  const int64_t count = elements_of(array.shape);
+  if (count > kMostComputed) fail_graph("model.onnx", "an array that a few tokens need has more than 2^24 elements");
+  std::vector<double> values(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = array.at(i);
+  return values;
+}
+
+OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> bytes, const std::string& name) {
+  const auto storage = std::ranges::find(kStorages, weight.data_type, &Storage::type);
+  if (storage == std::end(kStorages)) fail_graph(name, "its type is unknown");
+  if (bytes.size() != static_cast<size_t>((elements_of(weight.dims) * storage->bits + 7) / 8))
+    fail_graph(name, "it has more or fewer bytes than its shape needs");
+  const auto at = [read = storage->at, data = bytes.data()](int64_t i) { return read(data, i); };
+  return {weight.data_type, weight.dims, at, true};
+}
+
+const OnnxArray& OnnxCall::in(size_t i) const {
+  if (!has(i)) fail_graph(node.name, "it lacks input " + std::to_string(i));
+  return *inputs[i];
+}
+
+std::vector<int64_t> OnnxCall::integers(size_t i) const {
+  std::vector<int64_t> out;
+  for (const double value : values_of(in(i))) out.push_back(static_cast<int64_t>(value));
+  return out;
+}
+
+int64_t OnnxCall::attribute(const char* name, int64_t fallback) const {
+  const auto found = node.integers.find(name);
+  return found == node.integers.end() ? fallback : found->second;
+}
+
+int64_t OnnxCall::axis(int64_t given, int64_t axes) const {
+  need(given >= -axes && given < axes, "its axis is none of its input's");
+  return given < 0 ? given + axes : given;
+}
+
+void OnnxCall::need(bool holds, const char* what) const {
+  if (!holds) fail_graph(node.name, what);
+}
+
+OnnxShape common_shape(const OnnxCall& call, const OnnxShape& a, const OnnxShape& b) {
+  if (a.size() < b.size()) return common_shape(call, b, a);
+  OnnxShape shape = a;
+  const size_t before = a.size() - b.size();
+  for (size_t i = 0; i < b.size(); ++i) {
+    int64_t& size = shape[before + i];
+    call.need(size == b[i] || size == 1 || b[i] == 1, "its inputs have shapes that do not go together");
+    size = size == 1 ? b[i] : size;
+  }
+  return shape;
+}
+
+OnnxArray broadcast(const OnnxCall& call, const OnnxArray& array, const OnnxShape& shape) {
+  call.need(common_shape(call, array.shape, shape) == shape, "its inputs have shapes that do not go together");
+  OnnxShape strides(shape.size() - array.shape.size(), 0);
+  const OnnxShape own = strides_of(array.shape);
+  for (size_t i = 0; i < own.size(); ++i) strides.push_back(array.shape[i] == 1 ? 0 : own[i]);
+  return elements_of(array.shape) == elements_of(shape) ? view(array, shape, strides_of(shape))
+                                                        : view(array, shape, strides);
+}
+
+OnnxArray product(const OnnxCall& call, const OnnxArray& x, int64_t n, const OnnxElement& weight) {
+  const int64_t k = x.shape.back(), rows = k == 0 ? 0 : elements_of(x.shape) / k;
+  const std::vector<double> left = values_of(x);
+  OnnxShape shape = x.shape;
+  shape.back() = n;
+  call.need(elements_of(shape) <= kMostComputed, "its result is larger than a few tokens need");
+  std::vector<double> out(static_cast<size_t>(rows * n));
+  call.threads.run_ranges(n, 16, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+      for (int64_t col = 0; col < k; ++col) {
+        const double value = weight(row, col);
+        for (int64_t i = 0; i < rows; ++i)
+          out[static_cast<size_t>(i * n + row)] += left[static_cast<size_t>(i * k + col)] * value;
+      }
+  });
+  return stored(kOnnxF32, shape, std::move(out));
+}
+
+}  // namespace retort

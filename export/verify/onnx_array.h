@@ -1,0 +1,66 @@
+// The values of a graph as verify computes them. Internal to export/verify.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/thread_pool.h"
+#include "export/verify/onnx_wire.h"
+
+namespace retort {
+
+// The numbers of TensorProto.DataType.
+inline constexpr int64_t kOnnxF32 = 1, kOnnxU8 = 2, kOnnxI8 = 3, kOnnxI32 = 6, kOnnxI64 = 7, kOnnxBool = 9,
+                         kOnnxF16 = 10, kOnnxBF16 = 16, kOnnxU4 = 21, kOnnxI4 = 22;
+
+using OnnxShape = std::vector<int64_t>;
+
+// An array by its elements: `at` gives the one at a row-major index, as double whatever the type. Thread-safe.
+struct OnnxArray {
+  int64_t type = kOnnxF32;
+  OnnxShape shape;
+  std::function<double(int64_t)> at;
+  bool of_weights = false;  // made of nothing else
+
+  int64_t axes() const { return static_cast<int64_t>(shape.size()); }
+};
+
+int64_t elements_of(std::span<const int64_t> shape);
+OnnxShape strides_of(const OnnxShape& shape);  // row-major
+
+// The elements of an array where it lies otherwise: that at coordinates c is the one at offset + sum of c * strides.
+OnnxArray view(const OnnxArray& array, const OnnxShape& shape, const OnnxShape& strides, int64_t offset = 0);
+// Computed numbers as an array.
+OnnxArray stored(int64_t type, const OnnxShape& shape, std::vector<double> values);
+std::vector<double> values_of(const OnnxArray& array);
+// A weight whose bytes, those of `file` or its own, must be as many as its type and shape need.
+OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> bytes, const std::string& name);
+
+// One use of an operator. What a node must not be is an Error that names it.
+struct OnnxCall {
+  const OnnxNode& node;
+  std::vector<const OnnxArray*> inputs;  // null: left out
+  ThreadPool& threads;
+
+  bool has(size_t i) const { return i < inputs.size() && inputs[i] != nullptr; }
+  const OnnxArray& in(size_t i) const;
+  std::vector<int64_t> integers(size_t i) const;  // the elements of a small input
+  int64_t attribute(const char* name, int64_t fallback) const;
+  int64_t axis(int64_t given, int64_t axes) const;  // counted from the front
+  void need(bool holds, const char* what) const;
+};
+
+[[noreturn]] void fail_graph(const std::string& subject, const std::string& reason);
+
+// The shape that both have after numpy's rule, and an array in it.
+OnnxShape common_shape(const OnnxCall& call, const OnnxShape& a, const OnnxShape& b);
+OnnxArray broadcast(const OnnxCall& call, const OnnxArray& array, const OnnxShape& shape);
+
+// x [..., k] times the transpose of [n, k], whose element (row, column) `weight` gives and which is read once.
+using OnnxElement = std::function<double(int64_t row, int64_t col)>;
+OnnxArray product(const OnnxCall& call, const OnnxArray& x, int64_t n, const OnnxElement& weight);
+
+}  // namespace retort
