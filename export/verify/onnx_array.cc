@@ -151,18 +151,21 @@ OnnxArray broadcast(const OnnxCall& call, const OnnxArray& array, const OnnxShap
 
 OnnxArray product(const OnnxCall& call, const OnnxArray& x, int64_t n, const OnnxElement& weight) {
   const int64_t k = x.shape.back(), rows = k == 0 ? 0 : elements_of(x.shape) / k;
-  const std::vector<double> left = values_of(x);
+  const std::vector<double> left = values_of(view(x, {k, rows}, {1, k}));  // what one weight is multiplied with
   OnnxShape shape = x.shape;
   shape.back() = n;
   call.need(elements_of(shape) <= kMostComputed, "its result is larger than a few tokens need");
   std::vector<double> out(static_cast<size_t>(rows * n));
   call.threads.run_ranges(n, 16, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row)
+    std::vector<double> sums(static_cast<size_t>(rows));
+    for (int64_t row = first; row < last; ++row) {
+      std::ranges::fill(sums, 0);
       for (int64_t col = 0; col < k; ++col) {
-        const double value = weight(row, col);
-        for (int64_t i = 0; i < rows; ++i)
-          out[static_cast<size_t>(i * n + row)] += left[static_cast<size_t>(i * k + col)] * value;
+        const double value = weight(row, col), *factors = left.data() + col * rows;
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] += factors[i] * value;
       }
+      for (int64_t i = 0; i < rows; ++i) out[static_cast<size_t>(i * n + row)] = sums[static_cast<size_t>(i)];
+    }
   });
   return stored(kOnnxF32, shape, std::move(out));
 }

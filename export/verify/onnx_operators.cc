@@ -267,8 +267,8 @@ OnnxArray reduced(const OnnxCall& call, double start) {
   OnnxShape strides = strides_of(kept);
   for (size_t i = 0; i < kept.size(); ++i) strides[i] = gone[i] ? 0 : strides[i];
   const OnnxArray places = view({kOnnxI64, {}, [](int64_t i) { return static_cast<double>(i); }}, x.shape, strides);
-  std::vector<double> out(static_cast<size_t>(elements_of(kept)), start);
   const std::vector<double> values = values_of(x);
+  std::vector<double> out(static_cast<size_t>(elements_of(kept)), start);
   for (size_t i = 0; i < values.size(); ++i) {
     double& place = out[static_cast<size_t>(places.at(static_cast<int64_t>(i)))];
     place = kCombine(place, values[i]);
