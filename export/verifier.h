@@ -33,8 +33,8 @@ struct VerifyResult {
 
   // Nothing is other than what the type of each tensor makes of the model's.
   bool faithful() const {
-    return codes_different + scales_different + values_different + numbers_different + bytes_unclaimed == 0 &&
-           tokenizer_equal && template_equal;
+    return codes_different == 0 && scales_different == 0 && values_different == 0 && numbers_different == 0 &&
+           bytes_unclaimed == 0 && tokenizer_equal && template_equal;
   }
   bool equal() const { return faithful() && values_rounded == 0; }
   // Some matrices are the model's integers, and others were rounded: a fallback, and not a type that was asked for.

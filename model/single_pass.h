@@ -1,6 +1,6 @@
 // What lies between the products of a layer, each in one pass over memory, where Torch takes one for each operation: on
 // a CPU, outside gradient mode, for float32 and bfloat16. Sums and functions are in float32, rounded where the order of
-// operations of transformers rounds tensors that are stored.
+// operations of transformers rounds tensors that are stored; rotary embeddings are rounded once, at their end.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -32,7 +32,7 @@ struct Range {
   float from, to;
 };
 // Eight bits have little to win. No range puts the largest weight in the middle between two codes, where the last bit
-// of a weight would decide.
+// of a weight would decide; in integers (integer_search.h) ties are decided the same way for every group.
 Range widths_of(const Scheme& scheme) {
   if (scheme.book != CodeBook::kLinear) return {0.80f, 1.40f};
   switch (scheme.bits) {
@@ -319,21 +319,30 @@ RETORT_EACH_ISA void try_units(const float* values, const float* weights, float 
   losses = {unit, loss};
 }
 
-// Eight rows of eight become columns: blocks of 1, 2 and 4 change places across the diagonal.
+// Blocks of 1, 2 and 4 change places across the diagonal of eight rows of eight.
+RETORT_INLINE void exchange_ones(GroupLanes& upper, GroupLanes& lower) {
+  const GroupLanes joined = __builtin_shufflevector(upper, lower, 0, 8, 2, 10, 4, 12, 6, 14);
+  lower = __builtin_shufflevector(upper, lower, 1, 9, 3, 11, 5, 13, 7, 15);
+  upper = joined;
+}
+
+RETORT_INLINE void exchange_twos(GroupLanes& upper, GroupLanes& lower) {
+  const GroupLanes joined = __builtin_shufflevector(upper, lower, 0, 1, 8, 9, 4, 5, 12, 13);
+  lower = __builtin_shufflevector(upper, lower, 2, 3, 10, 11, 6, 7, 14, 15);
+  upper = joined;
+}
+
+RETORT_INLINE void exchange_fours(GroupLanes& upper, GroupLanes& lower) {
+  const GroupLanes joined = __builtin_shufflevector(upper, lower, 0, 1, 2, 3, 8, 9, 10, 11);
+  lower = __builtin_shufflevector(upper, lower, 4, 5, 6, 7, 12, 13, 14, 15);
+  upper = joined;
+}
+
+// Rows become columns.
 RETORT_INLINE void transpose(GroupLanes* rows) {
-  constexpr LaneMask kUpper[] = {{0, 8, 2, 10, 4, 12, 6, 14}, {0, 1, 8, 9, 4, 5, 12, 13}, {0, 1, 2, 3, 8, 9, 10, 11}},
-                     kLower[] = {
-                         {1, 9, 3, 11, 5, 13, 7, 15}, {2, 3, 10, 11, 6, 7, 14, 15}, {4, 5, 6, 7, 12, 13, 14, 15}};
-#pragma GCC unroll 3
-  for (int round = 0; round < 3; ++round)
-#pragma GCC unroll 8
-    for (int row = 0; row < kGroupLanes; ++row) {
-      if ((row >> round & 1) != 0) continue;
-      GroupLanes &upper = rows[row], &lower = rows[row + (1 << round)];
-      const GroupLanes joined = __builtin_shuffle(upper, lower, kUpper[round]);
-      lower = __builtin_shuffle(upper, lower, kLower[round]);
-      upper = joined;
-    }
+  for (const int row : {0, 2, 4, 6}) exchange_ones(rows[row], rows[row + 1]);
+  for (const int row : {0, 1, 4, 5}) exchange_twos(rows[row], rows[row + 2]);
+  for (const int row : {0, 1, 2, 3}) exchange_fours(rows[row], rows[row + 4]);
 }
 
 }  // namespace

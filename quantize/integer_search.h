@@ -17,8 +17,8 @@ bool fits_in_integers(const GridSearch& search, const GroupTile& tile);
 // around the inverse of `unit`, of both signs where scales may be turned, and on neighbours of the best. `unit` puts
 // the largest weight on search.reach, and is 0 where all weights are as good as 0; so is the scale then. Sets all of
 // `fits` but the zero point and the totals that do not depend on levels; the sum of levels, which only a minimum asks
-// for, is 0. A weight is rounded to the 256th part of a level of `unit`, which moves a fitted scale by less than f16
-// rounds it.
+// for, is 0. A weight is rounded to the 256th part of a level of `unit`, which mostly moves a fitted scale by
+// less than f16 rounds it.
 void fit_in_integers(const GridSearch& search, const GroupTile& tile, const GroupLanes& unit, GroupFits& fits);
 
 }  // namespace retort

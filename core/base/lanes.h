@@ -1,5 +1,6 @@
-// Eight floats at a time in the compiler's vector extension: what a register of AVX2 holds, as GCC 12 leaves wider ones in
-// memory there. The lanes are the same whatever registers the machine has, so sums come out the same on every machine.
+// Eight floats at a time in the compiler's vector extension: what a register of AVX2 holds, as GCC 12 leaves wider ones
+// in memory there. The lanes are the same whatever registers the machine has, so sums come out the same on every
+// machine.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
 #include "export/verify/onnx_array.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -11,6 +12,7 @@ namespace retort {
 namespace {
 
 constexpr int64_t kMostElements = int64_t{1} << 40;  // of any array: more is no shape but damage
+constexpr double kLargestInteger = 0x1p53;           // what a double holds exactly
 constexpr int64_t kMostComputed = int64_t{1} << 24;  // of one that is held: the logits of a hundred tokens
 
 template <typename T>
@@ -105,18 +107,47 @@ OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> byt
 
 const OnnxArray& OnnxCall::in(size_t i) const {
   if (!has(i)) fail_graph(node.name, "it lacks input " + std::to_string(i));
+  inputs_read_.insert(i);
   return *inputs[i];
 }
 
 std::vector<int64_t> OnnxCall::integers(size_t i) const {
   std::vector<int64_t> out;
-  for (const double value : values_of(in(i))) out.push_back(static_cast<int64_t>(value));
+  for (const double value : values_of(in(i))) {
+    need(std::abs(value) <= kLargestInteger, "an integer of it is too large");  // NaN is refused too
+    out.push_back(static_cast<int64_t>(value));
+  }
   return out;
 }
 
 int64_t OnnxCall::attribute(const char* name, int64_t fallback) const {
+  attributes_read_.insert(name);
   const auto found = node.integers.find(name);
   return found == node.integers.end() ? fallback : found->second;
+}
+
+double OnnxCall::number(const char* name, double fallback) const {
+  attributes_read_.insert(name);
+  const auto found = node.numbers.find(name);
+  return found == node.numbers.end() ? fallback : static_cast<double>(found->second);
+}
+
+std::vector<int64_t> OnnxCall::list(const char* name) const {
+  attributes_read_.insert(name);
+  const auto found = node.lists.find(name);
+  return found == node.lists.end() ? std::vector<int64_t>{} : found->second;
+}
+
+void OnnxCall::need_all_read() const {
+  const auto check = [&](const auto& attributes) {
+    for (const auto& [name, value] : attributes)
+      if (!attributes_read_.contains(name))
+        fail_graph(node.name, "it has the attribute '" + name + "', which export does not write");
+  };
+  check(node.integers), check(node.numbers), check(node.lists);
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (inputs[i] != nullptr && !inputs_read_.contains(i))
+      fail_graph(node.name, "it has an input " + std::to_string(i) + ", which export does not give");
 }
 
 int64_t OnnxCall::axis(int64_t given, int64_t axes) const {
@@ -150,7 +181,7 @@ OnnxArray broadcast(const OnnxCall& call, const OnnxArray& array, const OnnxShap
 }
 
 OnnxArray product(const OnnxCall& call, const OnnxArray& x, int64_t n, const OnnxElement& weight) {
-  const int64_t k = x.shape.back(), rows = k == 0 ? 0 : elements_of(x.shape) / k;
+  const int64_t k = x.shape.back(), rows = elements_of(std::span(x.shape).first(x.shape.size() - 1));
   const std::vector<double> left = values_of(view(x, {k, rows}, {1, k}));  // what one weight is multiplied with
   OnnxShape shape = x.shape;
   shape.back() = n;

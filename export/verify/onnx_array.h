@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct OnnxArray {
   OnnxShape shape;
   std::function<double(int64_t)> at;
   bool of_weights = false;  // made of nothing else
+  int64_t steps = 1;        // of weights: how many operators an element goes through
 
   int64_t axes() const { return static_cast<int64_t>(shape.size()); }
 };
@@ -39,8 +41,11 @@ std::vector<double> values_of(const OnnxArray& array);
 // A weight whose bytes, those of `file` or its own, must be as many as its type and shape need.
 OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> bytes, const std::string& name);
 
-// One use of an operator. What a node must not be is an Error that names it.
+// One use of an operator. What a node must not be is an Error that names it, and so is what its operator did not ask
+// for: an attribute or input that changes the result would otherwise pass unseen.
 struct OnnxCall {
+  OnnxCall(const OnnxNode& used, ThreadPool& pool) : node(used), threads(pool) {}
+
   const OnnxNode& node;
   std::vector<const OnnxArray*> inputs;  // null: left out
   ThreadPool& threads;
@@ -49,8 +54,15 @@ struct OnnxCall {
   const OnnxArray& in(size_t i) const;
   std::vector<int64_t> integers(size_t i) const;  // the elements of a small input
   int64_t attribute(const char* name, int64_t fallback) const;
+  double number(const char* name, double fallback) const;
+  std::vector<int64_t> list(const char* name) const;  // empty: left out
+  void need_all_read() const;
   int64_t axis(int64_t given, int64_t axes) const;  // counted from the front
   void need(bool holds, const char* what) const;
+
+ private:
+  mutable std::set<size_t> inputs_read_;
+  mutable std::set<std::string> attributes_read_;
 };
 
 [[noreturn]] void fail_graph(const std::string& subject, const std::string& reason);

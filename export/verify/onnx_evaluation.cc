@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kOpset = 21;   // whose definitions the operators follow
 constexpr int64_t kPadding = 2;  // tokens before the first
+constexpr int64_t kMostSteps = 64;
 constexpr const char* kDataFile = "model.onnx.data";
 
 struct Domain {
@@ -106,22 +107,28 @@ class Graph {
   }
 
   void apply(const OnnxNode& node) {
-    OnnxCall call{node, {}, context_.threads};
+    OnnxCall call(node, context_.threads);
     bool of_weights = !node.inputs.empty();
+    int64_t steps = 1;
     for (const std::string& input : node.inputs) {
       call.inputs.push_back(input.empty() ? nullptr : &value(node, input));
-      of_weights = of_weights && (input.empty() || call.inputs.back()->of_weights);
+      if (input.empty()) continue;
+      of_weights = of_weights && call.inputs.back()->of_weights;
+      steps += call.inputs.back()->steps;
     }
+    call.need(!of_weights || steps <= kMostSteps, "it is made of weights by more operators than export writes");
     OnnxResults results = operator_of(node).apply(call);
+    call.need_all_read();
     if (node.outputs.size() > results.size()) fail_graph(node.name, "it has more outputs than its operator gives");
-    for (size_t i = 0; i < node.outputs.size(); ++i) keep(node.outputs[i], results[i], of_weights);
+    for (size_t i = 0; i < node.outputs.size(); ++i) keep(node.outputs[i], results[i], of_weights, steps);
   }
 
   // What depends on the tokens is computed at once, for several nodes may read it. What is made of weights stays a
   // recipe, so that no matrix is ever held decoded.
-  void keep(const std::string& name, OnnxArray& result, bool of_weights) {
+  void keep(const std::string& name, OnnxArray& result, bool of_weights, int64_t steps) {
     if (!of_weights) result = stored(result.type, result.shape, values_of(result));
     result.of_weights = of_weights;
+    result.steps = of_weights ? steps : 1;
     values_[name] = std::move(result);
   }
 

@@ -52,6 +52,7 @@ Blocks blocks_of(const OnnxCall& call, size_t first, size_t beside, int64_t rows
 
 OnnxResults mat_mul_n_bits(const OnnxCall& call) {
   const OnnxArray& x = call.in(0);
+  call.attribute("accuracy_level", 0);  // how activations are rounded while it runs
   const int64_t k = call.attribute("K", 0), n = call.attribute("N", 0), block = call.attribute("block_size", 0);
   call.need(k > 0 && n > 0 && block > 0 && x.axes() > 0 && x.shape.back() == k && x.type == kOnnxF32,
             "its input has another size than its weight");
@@ -122,9 +123,8 @@ Attention attention_of(const OnnxCall& call) {
               past.shape[3],
               call.attribute("local_window_size", -1),
               0};
-  const auto scale = call.node.numbers.find("scale");
-  a.scale = scale == call.node.numbers.end() || scale->second == 0 ? 1 / std::sqrt(static_cast<double>(a.dim))
-                                                                   : static_cast<double>(scale->second);
+  const double scale = call.number("scale", 0);
+  a.scale = scale == 0 ? 1 / std::sqrt(static_cast<double>(a.dim)) : scale;
   call.need(call.attribute("kv_num_heads", 0) == a.kv_heads && a.kv_heads > 0 && a.heads % a.kv_heads == 0 &&
                 call.attribute("do_rotary", 0) == 0 && call.attribute("smooth_softmax", 0) == 0,
             "its attributes are not those of its cache");

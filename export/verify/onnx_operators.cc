@@ -136,12 +136,12 @@ OnnxResults squeeze(const OnnxCall& call) {
 
 OnnxResults transpose(const OnnxCall& call) {
   const OnnxArray& x = call.in(0);
-  const auto order = call.node.lists.find("perm");
-  call.need(order != call.node.lists.end() && order->second.size() == x.shape.size(), "its order names other axes");
+  const std::vector<int64_t> order = call.list("perm");
+  call.need(order.size() == x.shape.size(), "its order names other axes");
   const OnnxShape own = strides_of(x.shape);
   std::vector<bool> seen(own.size());
   OnnxShape shape, strides;
-  for (const int64_t given : order->second) {
+  for (const int64_t given : order) {
     const auto axis = static_cast<size_t>(call.axis(given, x.axes()));
     call.need(!seen[axis], "its order names an axis twice");
     seen[axis] = true;
@@ -238,7 +238,8 @@ OnnxResults range(const OnnxCall& call) {
   call.need(call.in(0).type == kOnnxI64 && begin.size() == 1 && end.size() == 1 && step == std::vector<int64_t>{1},
             "it does not count by one");
   std::vector<double> values;
-  call.need(end.front() - begin.front() < (1 << 20), "it counts farther than a few tokens need");
+  constexpr int64_t kFar = 1 << 20;
+  call.need(std::abs(begin.front()) < kFar && std::abs(end.front()) < kFar, "it counts farther than a few tokens need");
   for (int64_t i = begin.front(); i < end.front(); ++i) values.push_back(static_cast<double>(i));
   const auto count = static_cast<int64_t>(values.size());
   return {stored(kOnnxI64, {count}, std::move(values))};
@@ -330,7 +331,7 @@ OnnxResults dequantize(const OnnxCall& call) {
   const OnnxArray &codes = call.in(0), &scales = call.in(1);
   const int64_t block = call.attribute("block_size", 0);
   call.need(codes.axes() == 2 && block > 0 && call.attribute("axis", 1) == 0, "it is not in blocks of a matrix");
-  const int64_t n = codes.shape[1], blocks = (codes.shape[0] + block - 1) / block;
+  const int64_t n = codes.shape[1], blocks = (codes.shape[0] - 1) / block + 1;
   call.need(scales.shape == OnnxShape{blocks, n} && scales.type == kOnnxF32, "its scales are not one for each block");
   OnnxArray out{kOnnxF32, codes.shape, {}};
   out.at = [=, code = codes.at, scale = scales.at](int64_t i) { return code(i) * scale(i / n / block * n + i % n); };

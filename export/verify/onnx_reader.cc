@@ -66,11 +66,14 @@ class OnnxArtifact : public ArtifactReader {
 
   // Tensors begin at whole multiples of the alignment; what a gap has beyond that is nobody's.
   int64_t unclaimed_bytes() const override {
+    const uint64_t size = data_.bytes().size();
     std::vector<std::pair<uint64_t, uint64_t>> places;
     for (const auto& [name, weight] : parts_.initializers)
-      if (!weight.location.empty()) places.emplace_back(weight.offset, weight.offset + weight.length);
+      if (!weight.location.empty() && users_.contains(name) && weight.offset <= size &&
+          weight.length <= size - weight.offset)
+        places.emplace_back(weight.offset, weight.offset + weight.length);
     std::ranges::sort(places);
-    places.emplace_back(data_.bytes().size(), 0);
+    places.emplace_back(size, 0);
     uint64_t end = 0, unclaimed = 0;
     for (const auto& [begin, next] : places) {
       const uint64_t padded = (end + kAlignment - 1) / kAlignment * kAlignment;

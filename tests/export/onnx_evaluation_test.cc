@@ -131,6 +131,13 @@ onnx::AttributeProto& attribute(onnx::NodeProto& node, const std::string& name) 
   throw std::runtime_error("there is no " + name);
 }
 
+void add_number(onnx::NodeProto& node, const std::string& name, float value) {
+  onnx::AttributeProto& added = *node.add_attribute();
+  added.set_name(name);
+  added.set_type(1);  // a float
+  added.set_f(value);
+}
+
 void swap_inputs(onnx::NodeProto& node, int a, int b) { node.mutable_input()->SwapElements(a, b); }
 
 // Under one set of operators, or under both.
@@ -183,7 +190,10 @@ const std::vector<Mutation>& mutations() {
        }},
       {"the mean over another axis", "both",
        [](auto& g) {
-         node(g, "ReduceMean", "layers.0").set_input(1, node(g, "ReduceMean", "layers.0").input(1) + "?");
+         const std::string name = node(g, "ReduceMean", "layers.0").input(1);
+         const int64_t other = -2;
+         for (onnx::TensorProto& constant : *g.mutable_initializer())
+           if (constant.name() == name) constant.set_raw_data(&other, sizeof other);
        }},
       {"a softmax over another axis", "standard",
        [](auto& g) { attribute(node(g, "Softmax", "layers.0"), "axis").set_i(2); }},
@@ -256,6 +266,27 @@ TEST(Evaluation, SaysWhatIsWrongWithAGraph) {
       {"layers.0/ffn/Sigmoid: the operator 'Sigmund' is none that export writes",
        [](auto& g) { node(g, "Sigmoid", "layers.0/ffn").set_op_type("Sigmund"); }},
       {"nothing gives 'logit'", [](auto& g) { g.mutable_output(0)->set_name("logit"); }},
+      {"it has the attribute 'softcap', which export does not write",
+       [](auto& g) { add_number(node(g, "GroupQueryAttention", "layers.1"), "softcap", 1); }},
+      {"it has the attribute 'scale', which export does not write",
+       [](auto& g) { add_number(node(g, "RotaryEmbedding", "layers.1"), "scale", 2); }},
+      {"it has an input 11, which export does not give",
+       [](auto& g) {
+         onnx::NodeProto& attention = node(g, "GroupQueryAttention", "layers.1");
+         while (attention.input_size() < 12) attention.add_input("");
+         attention.set_input(11, attention.input(0));
+       }},
+      {"it is made of weights by more operators than export writes",
+       [](auto& g) {
+         std::string doubled = "model.norm.weight";
+         for (int i = 0; i < 30; ++i) {
+           onnx::NodeProto sum;
+           sum.set_op_type("Add");
+           sum.add_input(doubled), sum.add_input(doubled);
+           sum.add_output(doubled = "doubled" + std::to_string(i));
+           g.mutable_node()->Add(std::move(sum));
+         }
+       }},
   };
   for (const auto& [message, edit] : cases) {
     const fs::path path = exported(dir.path() / "onnx", *source, "contrib");
