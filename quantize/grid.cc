@@ -16,27 +16,36 @@ float nearest_multiple(float value, float unit, float least, float most) {
   return unit == 0 ? 0.0f : (std::clamp(value / unit, least, most) + kRound) - kRound;
 }
 
-// Codes are the levels round((x + minimum) * inverse), held in [low, high], less `low`.
-RETORT_EACH_ISA void encode_integers(const float* values, size_t size, float inverse, float minimum, float low,
-                                     float high, uint8_t* codes) {
+// What all values of a group have in common: levels are held in [low, high], and the code of the lowest is 0.
+struct LinearGrid {
+  float scale, inverse, minimum, low, high;
+};
+
+// Levels are round((x + minimum) * inverse).
+RETORT_EACH_ISA void encode_integers(const float* values, size_t size, const LinearGrid& grid, uint8_t* codes,
+                                     float* decoded) {
+  const auto [scale, inverse, minimum, low, high] = grid;
   const int zero = static_cast<int>(low);
   for (size_t i = 0; i < size; ++i) {
     float level = (values[i] + minimum) * inverse;
     level = level < low ? low : level;
     level = level > high ? high : level;
-    codes[i] = static_cast<uint8_t>(static_cast<int>((level + kRound) - kRound) - zero);
+    level = (level + kRound) - kRound;
+    codes[i] = static_cast<uint8_t>(static_cast<int>(level) - zero);
+    decoded[i] = scale * level - minimum;
   }
 }
 
 // The code of a level is the number of middles between neighbours that lie below.
-RETORT_EACH_ISA void encode_in_book(const float* values, size_t size, float inverse, const float* levels,
-                                    uint8_t* codes) {
+RETORT_EACH_ISA void encode_in_book(const float* values, size_t size, float scale, float inverse, const float* levels,
+                                    uint8_t* codes, float* decoded) {
   for (size_t i = 0; i < size; ++i) {
     const float scaled = values[i] * inverse;
     int code = 0;
     for (size_t k = 0; k < 15; ++k) code += scaled > 0.5f * (levels[k] + levels[k + 1]) ? 1 : 0;
     codes[i] = static_cast<uint8_t>(code);
   }
+  for (size_t i = 0; i < size; ++i) decoded[i] = scale * levels[codes[i]];
 }
 
 void round_scales(GroupLanes& scales, ScaleType type) {
@@ -225,12 +234,20 @@ void GridFitter::fit_super_block(UnitGrids& grids) {
   expand(grids);
 }
 
-void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes) {
+void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes,
+            std::span<float> decoded) {
   const float inverse = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
   if (const auto levels = levels_of(scheme.book); !levels.empty())
-    return encode_in_book(values.data(), values.size(), inverse, levels.data(), codes.data());
+    return encode_in_book(values.data(), values.size(), grid.scale, inverse, levels.data(), codes.data(),
+                          decoded.data());
   const float low = -static_cast<float>(grid.zero), high = static_cast<float>(scheme.max_code() - grid.zero);
-  encode_integers(values.data(), values.size(), inverse, grid.minimum, low, high, codes.data());
+  encode_integers(values.data(), values.size(), {grid.scale, inverse, grid.minimum, low, high}, codes.data(),
+                  decoded.data());
+}
+
+void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes) {
+  std::vector<float> decoded(values.size());
+  encode(scheme, grid, values, codes, decoded);
 }
 
 void store_grids(std::span<const UnitGrids> units, int64_t first_unit, QuantizedMatrix& m) {

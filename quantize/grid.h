@@ -76,7 +76,10 @@ class GridFitter {
   std::array<GroupFits, 2> fits_;
 };
 
-// The nearest code (ties to even, the lower level in a code book) of each value on `grid`.
+// The nearest code (ties to even, the lower level in a code book) of each value on `grid`, and what the codes stand
+// for.
+void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes,
+            std::span<float> decoded);
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes);
 // Puts the grids of unit `unit` of `row`, or of units one after another (row by row), where the matrix has them.
 void store_grids(const UnitGrids& grids, int64_t row, int64_t unit, QuantizedMatrix& matrix);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 constexpr int64_t kMostCandidates = 16;
-constexpr int64_t kFewCandidates = 8;  // of scales of one sign where both are tried, and around the best scale
+constexpr int64_t kFewCandidates = 8;
 constexpr int64_t kRun = 1024;         // weights that are added up before their sum is: floats have 24 bits
 
 // A weight x has the level round(x * inverse + shift), held in the group's bounds.
@@ -28,19 +28,23 @@ struct Bounds {
 };
 
 // Ranges to try, in units of the inverse scale that just holds the largest weight: above 1 the largest is clipped.
+// `count` scales of each sign that is tried.
 struct Range {
   float from, to;
+  int64_t count;
 };
 // Eight bits have little to win. No range puts the largest weight in the middle between two codes, where the last bit
-// of a weight would decide; in integers (integer_search.h) ties are decided the same way for every group.
-Range widths_of(const Scheme& scheme) {
-  if (scheme.book != CodeBook::kLinear) return {0.80f, 1.40f};
+// of a weight would decide; in integers (integer_search.h) ties are decided the same way for every group. Four scales
+// of both signs serve blocks of four bits better than eight that lie further out: what is closer is the neighbours'.
+Range widths_of(const Scheme& scheme, bool turned) {
+  const int64_t count = turned ? kFewCandidates : kMostCandidates;
+  if (scheme.book != CodeBook::kLinear) return {0.80f, 1.40f, count};
   switch (scheme.bits) {
-    case 2: return {0.70f, 2.20f};
-    case 3: return {0.75f, 1.80f};
-    case 4: return {0.81f, 1.56f};
-    case 8: return {1.0f, 1.015f};
-    default: return {0.90f, 1.25f};
+    case 2: return {0.70f, 2.20f, count};
+    case 3: return {0.75f, 1.80f, count};
+    case 4: return turned ? Range{0.86f, 1.32f, 4} : Range{0.81f, 1.56f, count};
+    case 8: return {1.0f, 1.015f, count};
+    default: return {0.90f, 1.25f, count};
   }
 }
 
@@ -358,8 +362,8 @@ GridSearch::GridSearch(const Scheme& scheme, GridRule rule)
       levels(nullptr) {
   if (scheme.book != CodeBook::kLinear) levels = levels_of(scheme.book).data(), reach = -levels[0];
   const bool searches = rule == GridRule::kSmallestError;
-  const Range range = searches ? widths_of(scheme) : Range{1, 1};
-  widths = !searches ? 2 : turned ? kFewCandidates : kMostCandidates;
+  const Range range = searches ? widths_of(scheme, turned) : Range{1, 1, 2};
+  widths = range.count;
   neighbours = !searches ? 0 : minima ? kMostCandidates : kFewCandidates;
   from = range.from, step = (range.to - range.from) / static_cast<float>(widths - 1);
 }

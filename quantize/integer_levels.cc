@@ -9,7 +9,8 @@ namespace {
 
 int16_t half(int32_t word, int which) { return static_cast<int16_t>(word >> (16 * which)); }
 
-__attribute__((target("avx2"))) void sum_levels_avx2(const IntegerTile& tile, const GroupWords* factors,
+// Of two factors, whose sums all have room in the registers.
+__attribute__((target("avx2"))) inline void sum_pair(const IntegerTile& tile, const GroupWords* factors,
                                                      LevelSums* sums) {
   const auto factor0 = reinterpret_cast<__m256i>(factors[0]), factor1 = reinterpret_cast<__m256i>(factors[1]);
   const __m256i low = _mm256_set1_epi16(tile.low), high = _mm256_set1_epi16(tile.high);
@@ -24,14 +25,18 @@ __attribute__((target("avx2"))) void sum_levels_avx2(const IntegerTile& tile, co
     square0 = _mm256_add_epi32(square0, _mm256_madd_epi16(level0, level0));
     square1 = _mm256_add_epi32(square1, _mm256_madd_epi16(level1, level1));
   }
-  sums[0].product = reinterpret_cast<GroupWords>(product0), sums[0].square = reinterpret_cast<GroupWords>(square0);
-  sums[1].product = reinterpret_cast<GroupWords>(product1), sums[1].square = reinterpret_cast<GroupWords>(square1);
+  sums[0] = {reinterpret_cast<GroupWords>(product0), reinterpret_cast<GroupWords>(square0)};
+  sums[1] = {reinterpret_cast<GroupWords>(product1), reinterpret_cast<GroupWords>(square1)};
+}
+
+__attribute__((target("avx2"))) void sum_avx2(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums) {
+  for (int64_t k = 0; k < kFactors; k += 2) sum_pair(tile, factors + k, sums + k);
 }
 
 }  // namespace
 
-void sum_levels_portably(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums) {
-  for (int k = 0; k < 2; ++k) {
+void sum_integer_levels_portably(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums) {
+  for (int64_t k = 0; k < kFactors; ++k) {
     sums[k] = LevelSums{};
     for (int64_t i = 0; i < 2 * tile.size; ++i)
       for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
@@ -43,8 +48,8 @@ void sum_levels_portably(const IntegerTile& tile, const GroupWords* factors, Lev
   }
 }
 
-void sum_levels(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums) {
-  static const auto best = __builtin_cpu_supports("avx2") ? sum_levels_avx2 : sum_levels_portably;
+void sum_integer_levels(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums) {
+  static const auto best = __builtin_cpu_supports("avx2") ? sum_avx2 : sum_integer_levels_portably;
   best(tile, factors, sums);
 }
 

@@ -22,10 +22,12 @@ struct LevelSums {
   GroupWords product, square;  // of level * weight, and of level^2
 };
 
-// For two inverse scales at a time, by lane the sums over the levels round(weight * factor / 2^15) held in
-// [low, high]; halves are rounded up. A factor stands in both halves of its word.
-void sum_levels(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums);
+constexpr int64_t kFactors = 4;  // at a time
+
+// For kFactors inverse scales, by lane the sums over the levels round(weight * factor / 2^15) held in [low, high];
+// halves are rounded up. A factor stands in both halves of its word.
+void sum_integer_levels(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums);
 // The same without the instructions of AVX2.
-void sum_levels_portably(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums);
+void sum_integer_levels_portably(const IntegerTile& tile, const GroupWords* factors, LevelSums* sums);
 
 }  // namespace retort

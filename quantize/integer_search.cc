@@ -9,10 +9,10 @@ namespace {
 constexpr float kUnit = 256.0f, kFactor = 32768.0f / kUnit;
 constexpr float kMostFactor = 4095.0f;
 
-// The best so far, by lane, in units of the integers.
+// The best so far, by lane, in units of the integers: what lowers the squared error of all zeros most, which is by
+// product^2 / square. The product is 0 where no weight has had a level but 0.
 struct Ranking {
-  GroupLanes gain;  // by how much the squared error falls below that of all zeros; -1: nothing was tried
-  GroupLanes scale, product, square;
+  GroupLanes product = {}, square = GroupLanes{} + 1.0f;
 };
 
 RETORT_EACH_ISA void pack_weights(const GroupTile& weights, const GroupLanes& unit, IntegerTile& tile) {
@@ -26,38 +26,35 @@ RETORT_EACH_ISA void pack_weights(const GroupTile& weights, const GroupLanes& un
   }
 }
 
-// Of equals the first wins.
+// Of equals the first wins. A division for each would take as long as the sums of a short group.
 RETORT_INLINE void keep_best(const LevelSums& sums, Ranking& best) {
   const GroupLanes product = __builtin_convertvector(sums.product, GroupLanes),
                    square = __builtin_convertvector(sums.square, GroupLanes);
-  const GroupLanes scale = square > 0.0f ? product / square : GroupLanes{}, gain = scale * product;
-  const auto better = gain > best.gain;
-  best.gain = better ? gain : best.gain;
-  best.scale = better ? scale : best.scale;
+  const auto better = product * product * best.square > best.product * best.product * square;
   best.product = better ? product : best.product;
   best.square = better ? square : best.square;
 }
 
-// From `first` on in steps of `step`; `count` is even.
+// From `first` on in steps of `step`; `count` is a multiple of kFactors.
 RETORT_EACH_ISA void try_factors(const IntegerTile& tile, const GroupLanes& first, const GroupLanes& step,
                                  int64_t count, Ranking& best) {
-  for (int64_t i = 0; i < count; i += 2) {
-    GroupWords words[2];
-    LevelSums sums[2];
-    for (int64_t k = 0; k < 2; ++k) {
+  for (int64_t i = 0; i < count; i += kFactors) {
+    GroupWords words[kFactors];
+    LevelSums sums[kFactors];
+    for (int64_t k = 0; k < kFactors; ++k) {
       const GroupLanes factor = ((first + static_cast<float>(i + k) * step) + kRound) - kRound;
       const GroupWords word = __builtin_convertvector(factor, GroupWords);
       words[k] = (word & 0xffff) | (word << 16);
     }
-    sum_levels(tile, words, sums);
-    for (int64_t k = 0; k < 2; ++k) keep_best(sums[k], best);
+    sum_integer_levels(tile, words, sums);
+    for (int64_t k = 0; k < kFactors; ++k) keep_best(sums[k], best);
   }
 }
 
 // Around the factor of the fitted scale's inverse; 0 where no weight has a level but 0.
 RETORT_EACH_ISA void place_neighbours(const GridSearch& search, const Ranking& best, GroupLanes& first,
                                       GroupLanes& step) {
-  GroupLanes factor = best.scale != 0.0f ? 32768.0f / best.scale : GroupLanes{};
+  GroupLanes factor = best.product != 0.0f ? 32768.0f * best.square / best.product : GroupLanes{};
   factor = factor > kMostFactor ? GroupLanes{} + kMostFactor : factor;
   factor = factor < -kMostFactor ? GroupLanes{} - kMostFactor : factor;
   first = (1.0f - kNeighbourReach) * factor;
@@ -66,10 +63,10 @@ RETORT_EACH_ISA void place_neighbours(const GridSearch& search, const Ranking& b
 
 RETORT_EACH_ISA void take_best(const Ranking& best, const GroupLanes& unit, GroupFits& fits) {
   const GroupLanes size = unit > 0.0f ? 1.0f / (kUnit * unit) : GroupLanes{};  // of the integers' unit
-  fits.scale = best.scale * size;
+  fits.scale = best.product / best.square * size;
   fits.minimum = GroupLanes{};
   fits.totals.product = best.product * size;
-  fits.totals.square = best.square;
+  fits.totals.square = best.product != 0.0f ? best.square : GroupLanes{};
   fits.totals.level = GroupLanes{};
 }
 
@@ -85,7 +82,7 @@ void fit_in_integers(const GridSearch& search, const GroupTile& weights, const G
   IntegerTile tile;
   tile.low = static_cast<int16_t>(-search.middle), tile.high = static_cast<int16_t>(search.max_code - search.middle);
   pack_weights(weights, unit, tile);
-  Ranking best{.gain = GroupLanes{} - 1.0f, .scale = {}, .product = {}, .square = {}};
+  Ranking best;
   const GroupLanes from = GroupLanes{} + kFactor * search.from, step = GroupLanes{} + kFactor * search.step;
   try_factors(tile, from, step, search.widths, best);
   if (search.turned) try_factors(tile, -from, -step, search.widths, best);

@@ -92,8 +92,10 @@ ErrorSums sum_tail(std::span<const float> values, std::span<const float> decoded
   return sums;
 }
 
-// Of one row, by lanes.
-RETORT_EACH_ISA ErrorSums sum_row_errors(std::span<const float> values, std::span<const float> decoded) {
+constexpr size_t kRun = 1 << 12;  // values that are added up in floats
+
+// Of a run, by lanes.
+RETORT_EACH_ISA ErrorSums sum_run(std::span<const float> values, std::span<const float> decoded) {
   Lanes error = {}, weight = {};
   const size_t whole = values.size() / kLanes * kLanes;
   for (size_t i = 0; i < whole; i += kLanes) {
@@ -107,30 +109,40 @@ RETORT_EACH_ISA ErrorSums sum_row_errors(std::span<const float> values, std::spa
   return sums;
 }
 
-}  // namespace
-
-ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values) {
+// Of rows from `first` on.
+ErrorSums sum_row_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values) {
   const auto cols = static_cast<size_t>(matrix.cols);
   std::vector<float> decoded(cols);
-  std::vector<ErrorSums> rows;
+  ErrorSums sums;
   for (size_t start = 0; start < values.size(); start += cols) {
     dequantize_rows(matrix, first + static_cast<int64_t>(start / cols), 1, decoded);
-    rows.push_back(sum_row_errors(values.subspan(start, cols), decoded));
+    sums += sum_errors(values.subspan(start, cols), decoded);
   }
-  return total(rows);
+  return sums;
+}
+
+}  // namespace
+
+ErrorSums sum_errors(std::span<const float> values, std::span<const float> decoded) {
+  ErrorSums sums;
+  for (size_t start = 0; start < values.size(); start += kRun) {
+    const size_t size = std::min(kRun, values.size() - start);
+    sums += sum_run(values.subspan(start, size), decoded.subspan(start, size));
+  }
+  return sums;
 }
 
 double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context) {
   std::vector<ErrorSums> sums(static_cast<size_t>(count_pieces(task)));
   for_each_piece(task, context, [&](const RowPiece& piece) {
-    sums[static_cast<size_t>(piece.index)] = sum_errors(matrix, piece.first, piece.values);
+    sums[static_cast<size_t>(piece.index)] = sum_row_errors(matrix, piece.first, piece.values);
   });
   return total(sums).relative();
 }
 
 ErrorSums total(std::span<const ErrorSums> sums) {
   ErrorSums total;
-  for (const ErrorSums& sum : sums) total = {total.error + sum.error, total.weight + sum.weight};
+  for (const ErrorSums& sum : sums) total += sum;
   return total;
 }
 

@@ -56,10 +56,11 @@ std::optional<Grid> fit_tensor_grid(const MatrixTask& task, GridRule rule = Grid
 struct ErrorSums {
   double error = 0, weight = 0;
   double relative() const { return weight > 0 ? std::sqrt(error / weight) : 0.0; }
+  ErrorSums& operator+=(const ErrorSums& more) { return error += more.error, weight += more.weight, *this; }
 };
-// Of rows [first, first + values.size() / cols).
 ErrorSums total(std::span<const ErrorSums> sums);
-ErrorSums sum_errors(const QuantizedMatrix& matrix, int64_t first, std::span<const float> values);
+// `decoded`: what is stored of each of `values`.
+ErrorSums sum_errors(std::span<const float> values, std::span<const float> decoded);
 
 // ||W - Wq||_F / ||W||_F; 0 for a matrix of zeros.
 double relative_error(const MatrixTask& task, const QuantizedMatrix& matrix, Context& context);

@@ -38,23 +38,29 @@ RETORT_EACH_ISA float largest_value(std::span<const float> values) {
 
 // ggml's quantize_row_q4_0_ref: the value of largest magnitude becomes code 0. Codes come from the scale before it is
 // rounded to f16.
-RETORT_EACH_ISA float round_q4_0(std::span<const float> values, std::span<uint8_t> codes) {
+RETORT_EACH_ISA float round_q4_0(std::span<const float> values, std::span<uint8_t> codes, std::span<float> decoded) {
   const float largest = largest_value(values);
-  const float step = largest / -8.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f;
-  for (size_t i = 0; i < values.size(); ++i)
-    codes[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(values[i] * inverse + 8.5f)));
-  return round_to_f16(step);
+  const float step = largest / -8.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f, scale = round_to_f16(step);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int code = std::min(15, static_cast<int>(values[i] * inverse + 8.5f));
+    codes[i] = static_cast<uint8_t>(code);
+    decoded[i] = scale * static_cast<float>(code - 8);
+  }
+  return scale;
 }
 
 // ggml's quantize_row_q8_0_ref. With the largest float below one half, halves are rounded away from zero and all below
 // them towards it.
-RETORT_EACH_ISA float round_q8_0(std::span<const float> values, std::span<uint8_t> codes) {
-  const float step = largest_magnitude(values) / 127.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f;
+RETORT_EACH_ISA float round_q8_0(std::span<const float> values, std::span<uint8_t> codes, std::span<float> decoded) {
+  const float step = largest_magnitude(values) / 127.0f, inverse = std::isnormal(step) ? 1.0f / step : 0.0f,
+              scale = round_to_f16(step);
   for (size_t i = 0; i < values.size(); ++i) {
-    const float level = values[i] * inverse;
-    codes[i] = static_cast<uint8_t>(static_cast<int>(level + std::copysign(0x1.fffffep-2f, level)) + 128);
+    const float scaled = values[i] * inverse;
+    const int level = static_cast<int>(scaled + std::copysign(0x1.fffffep-2f, scaled));
+    codes[i] = static_cast<uint8_t>(level + 128);
+    decoded[i] = scale * static_cast<float>(level);
   }
-  return round_to_f16(step);
+  return scale;
 }
 
 class PieceRounder {
@@ -73,9 +79,10 @@ class PieceRounder {
   }
 
   // `values`: of rows of the matrix from `first` on.
-  void round(int64_t first, std::span<const float> values) {
+  ErrorSums round(int64_t first, std::span<const float> values) {
     weigh_errors(importance_, values, weights_);
     const std::span<const float> importance = weights_;
+    ErrorSums sums;
     const size_t units = values.size() / unit_, before = static_cast<size_t>(first * matrix_.cols) / unit_;
     for (size_t unit = 0; unit < units; unit += kUnits) {
       const size_t start = unit * unit_, size = std::min(kUnits, units - unit) * unit_;
@@ -83,7 +90,9 @@ class PieceRounder {
       round_units(values.subspan(start, size), importance.empty() ? importance : importance.subspan(start, size),
                   codes);
       store_grids(std::span(grids_).first(size / unit_), static_cast<int64_t>(before + unit), matrix_);
+      sums += sum_errors(values.subspan(start, size), std::span(decoded_).first(size));
     }
+    return sums;
   }
 
  private:
@@ -95,13 +104,15 @@ class PieceRounder {
       for (UnitGrids& unit : grids) unit.groups[0] = *tensor_grid_;
     else if (round_block_ == nullptr)
       fitter_.fit_units(values, importance, grids);
+    decoded_.resize(std::max(decoded_.size(), values.size()));
     for (size_t start = 0; start < values.size(); start += group_) {
       Grid& grid = grids[start / unit_].groups[start % unit_ / group_];
       const std::span group = values.subspan(start, group_);
+      const std::span decoded = std::span(decoded_).subspan(start, group_);
       if (round_block_ != nullptr)
-        grid = {round_block_(group, codes.subspan(start, group_)), matrix_.scheme.middle()};
+        grid = {round_block_(group, codes.subspan(start, group_), decoded), matrix_.scheme.middle()};
       else
-        encode(matrix_.scheme, grid, group, codes.subspan(start, group_));
+        encode(matrix_.scheme, grid, group, codes.subspan(start, group_), decoded);
     }
   }
 
@@ -110,9 +121,10 @@ class PieceRounder {
   const std::span<const float> importance_;  // of the columns
   GridFitter fitter_;
   const size_t unit_, group_;
-  float (*round_block_)(std::span<const float>, std::span<uint8_t>) = nullptr;  // instead of a search
+  // Instead of a search.
+  float (*round_block_)(std::span<const float>, std::span<uint8_t>, std::span<float> decoded) = nullptr;
   std::array<UnitGrids, kUnits> grids_;
-  std::vector<float> weights_;
+  std::vector<float> weights_, decoded_;
 };
 
 constexpr const char* kNotFinite = "the weights hold NaN or infinity";
@@ -145,8 +157,8 @@ SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> imp
   std::atomic<bool> finite{true};
   for_each_piece(task, context, [&](const RowPiece& piece) {
     if (!all_finite(piece.values)) return finite.store(false);
-    PieceRounder(*solved.matrix, tensor_grid, rule, task.scale_type, importance).round(piece.first, piece.values);
-    sums[static_cast<size_t>(piece.index)] = sum_errors(*solved.matrix, piece.first, piece.values);
+    PieceRounder rounder(*solved.matrix, tensor_grid, rule, task.scale_type, importance);
+    sums[static_cast<size_t>(piece.index)] = rounder.round(piece.first, piece.values);
   });
   if (!finite) solved.fallback = kNotFinite;
   if (finite && !finite_scales(*solved.matrix)) solved.fallback = kLargeScale;
@@ -188,17 +200,16 @@ std::optional<QuantizedMatrix> RunRounder::round(int64_t first, int64_t count) {
   PieceRounder rounder(rows, tensor_grid_, rounding_.grid, task_.scale_type, rounding_.importance);
   const int64_t most = std::min(count, rows_in_piece(task_.cols));
   const auto buffer = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(most * task_.cols));
-  std::vector<ErrorSums> sums;
+  ErrorSums sums;
   for (int64_t row = 0; row < count; row += most) {
     const int64_t some = std::min(most, count - row);
     const std::span values(buffer.get(), static_cast<size_t>(some * task_.cols));
     task_.read(first + row, some, values);
     if (!all_finite(values)) return std::nullopt;
-    rounder.round(row, values);
-    sums.push_back(sum_errors(rows, row, values));
+    sums += rounder.round(row, values);
   }
   if (!finite_scales(rows)) return std::nullopt;
-  sums_[static_cast<size_t>(first / step_)] = total(sums);
+  sums_[static_cast<size_t>(first / step_)] = sums;
   return rows;
 }
 

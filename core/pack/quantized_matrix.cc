@@ -120,14 +120,15 @@ GroupDecoder decoder_of(const QuantizedMatrix& m, size_t at) {
   return {m.scales[at], m.minima.empty() ? 0.0f : m.minima[at], zero, levels_of(m.scheme.book)};
 }
 
+RETORT_EACH_ISA void decode_integers(const uint8_t* codes, size_t size, int zero, float scale, float minimum,
+                                     float* out) {
+  for (size_t i = 0; i < size; ++i) out[i] = scale * static_cast<float>(codes[i] - zero) - minimum;
+}
+
 void decode_run(const GroupDecoder& decode, std::span<const uint8_t> codes, float* out) {
-  if (!decode.levels.empty()) {
-    for (const uint8_t code : codes) *out++ = decode(code);
-    return;
-  }
-  const GroupDecoder linear = decode;
-  for (size_t i = 0; i < codes.size(); ++i)
-    out[i] = linear.scale * static_cast<float>(codes[i] - linear.zero) - linear.minimum;
+  if (decode.levels.empty())
+    return decode_integers(codes.data(), codes.size(), decode.zero, decode.scale, decode.minimum, out);
+  for (const uint8_t code : codes) *out++ = decode(code);
 }
 
 }  // namespace

@@ -154,7 +154,7 @@ OperationResult run(const Params& params, const std::filesystem::path& output, C
 }  // namespace
 
 extern const Operation kQuantizeOperation = {"quantize",
-                                             5,
+                                             6,
                                              "Choose codes and scales; writes a native quantized directory.",
                                              kParams,
                                              OutputKind::kDirectory,

@@ -37,17 +37,18 @@ TEST(IntegerLevels, SumsAreThoseOfTheDefinition) {
     std::vector<std::array<int, kGroupLanes>> weights;
     IntegerTile tile = random_tile(words, static_cast<unsigned>(words), weights);
     tile.low = -8, tile.high = 7;
-    GroupWords factors[2];
+    constexpr int kMultiples[kFactors] = {1, -4, 3, 0};
+    GroupWords factors[kFactors];
     for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
       const int factor = static_cast<int>(29 * lane) - 101;
-      factors[0][lane] = word(factor, factor), factors[1][lane] = word(-4 * factor, -4 * factor);
+      for (int64_t k = 0; k < kFactors; ++k) factors[k][lane] = word(kMultiples[k] * factor, kMultiples[k] * factor);
     }
-    LevelSums sums[2], portable[2];
-    sum_levels(tile, factors, sums);
-    sum_levels_portably(tile, factors, portable);
-    for (int k = 0; k < 2; ++k)
+    LevelSums sums[kFactors], portable[kFactors];
+    sum_integer_levels(tile, factors, sums);
+    sum_integer_levels_portably(tile, factors, portable);
+    for (int64_t k = 0; k < kFactors; ++k)
       for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
-        const int factor = (k == 0 ? 1 : -4) * (static_cast<int>(29 * lane) - 101);
+        const int factor = kMultiples[k] * (static_cast<int>(29 * lane) - 101);
         int64_t product = 0, square = 0;
         for (const auto& lanes : weights) {
           const int weight = lanes[static_cast<size_t>(lane)];
