@@ -22,8 +22,8 @@ struct LinearGrid {
 };
 
 // Levels are round((x + minimum) * inverse).
-RETORT_EACH_ISA void encode_integers(const float* values, size_t size, const LinearGrid& grid, uint8_t* codes,
-                                     float* decoded) {
+RETORT_EACH_ISA void encode_integers(const float* __restrict values, size_t size, const LinearGrid& grid,
+                                     uint8_t* __restrict codes, float* __restrict decoded) {
   const auto [scale, inverse, minimum, low, high] = grid;
   const int zero = static_cast<int>(low);
   for (size_t i = 0; i < size; ++i) {

@@ -11,7 +11,7 @@ namespace {
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 constexpr int64_t kMostCandidates = 16;
 constexpr int64_t kFewCandidates = 8;
-constexpr int64_t kRun = 1024;         // weights that are added up before their sum is: floats have 24 bits
+constexpr int64_t kRun = 1024;  // weights that are added up before their sum is: floats have 24 bits
 
 // A weight x has the level round(x * inverse + shift), held in the group's bounds.
 struct Candidate {
@@ -230,28 +230,32 @@ struct Extremes {
   GroupLanes least, most;
 };
 
-RETORT_EACH_ISA void look_over(const GroupTile& tile, Extremes& extremes, GroupTotals& totals) {
+RETORT_EACH_ISA void find_extremes(const GroupTile& tile, Extremes& extremes) {
   GroupLanes least = tile.values[0], most = least;
+  for (int64_t i = 1; i < tile.size; ++i) {
+    const GroupLanes x = tile.values[i];
+    least = x < least ? x : least;
+    most = x > most ? x : most;
+  }
+  for (int64_t lane = 0; tile.joined && lane < kGroupLanes; ++lane) {
+    least = least[lane] < least ? GroupLanes{} + least[lane] : least;
+    most = most[lane] > most ? GroupLanes{} + most[lane] : most;
+  }
+  extremes = {least, most};
+}
+
+// The sums that do not depend on levels.
+RETORT_EACH_ISA void sum_weights(const GroupTile& tile, GroupTotals& totals) {
   totals.value = totals.weight = GroupLanes{};
   for (int64_t begin = 0; begin < tile.size; begin += kRun) {
     GroupLanes value = {}, weight = {};
     for (int64_t i = begin; i < begin + kRun && i < tile.size; ++i) {
-      const GroupLanes x = tile.values[i];
       const GroupLanes w = tile.importance != nullptr ? tile.importance[i] : GroupLanes{} + 1.0f;
-      least = x < least ? x : least;
-      most = x > most ? x : most;
-      value += w * x, weight += w;
+      value += w * tile.values[i], weight += w;
     }
     totals.value += value, totals.weight += weight;
   }
-  if (tile.joined) {
-    join(totals.value), join(totals.weight);
-    for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
-      least = least[lane] < least ? GroupLanes{} + least[lane] : least;
-      most = most[lane] > most ? GroupLanes{} + most[lane] : most;
-    }
-  }
-  extremes = {least, most};
+  if (tile.joined) join(totals.value), join(totals.weight);
 }
 
 // `unit` of the widths and the zero point that just fits; 0 in lanes where all weights are as good as 0.
@@ -388,7 +392,8 @@ void search_grids(const GridSearch& search, const GroupTile& tile, GroupFits& fi
   Extremes extremes;
   Best best{.gain = WideLanes{} - 1.0, .zero = {}, .totals = {}};
   GroupLanes unit, zero;
-  look_over(tile, extremes, best.totals);
+  find_extremes(tile, extremes);
+  if (search.minima) sum_weights(tile, best.totals);
   place_range(search, extremes, unit, zero);
   best.zero = zero;
   if (fits_in_integers(search, tile)) {

@@ -41,7 +41,7 @@ struct GroupTile {
   bool joined = false;  // the lanes are parts of one group
 };
 
-// Sums over a group's weights of importance times: x * level, level^2, level, x, 1.
+// Sums over a group's weights of importance times: x * level, level^2, level, x, 1; the last three only with minima.
 struct GroupTotals {
   GroupLanes product, square, level, value, weight;
 };
