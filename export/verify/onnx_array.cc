@@ -106,7 +106,7 @@ OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> byt
 }
 
 const OnnxArray& OnnxCall::in(size_t i) const {
-  if (!has(i)) fail_graph(node.name, "it lacks input " + std::to_string(i));
+  if (!has(i)) fail_graph(label_of(node), "it lacks input " + std::to_string(i));
   inputs_read_.insert(i);
   return *inputs[i];
 }
@@ -142,12 +142,12 @@ void OnnxCall::need_all_read() const {
   const auto check = [&](const auto& attributes) {
     for (const auto& [name, value] : attributes)
       if (!attributes_read_.contains(name))
-        fail_graph(node.name, "it has the attribute '" + name + "', which export does not write");
+        fail_graph(label_of(node), "it has the attribute '" + name + "', which export does not write");
   };
   check(node.integers), check(node.numbers), check(node.lists);
   for (size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i] != nullptr && !inputs_read_.contains(i))
-      fail_graph(node.name, "it has an input " + std::to_string(i) + ", which export does not give");
+      fail_graph(label_of(node), "it has an input " + std::to_string(i) + ", which export does not give");
 }
 
 int64_t OnnxCall::axis(int64_t given, int64_t axes) const {
@@ -156,7 +156,7 @@ int64_t OnnxCall::axis(int64_t given, int64_t axes) const {
 }
 
 void OnnxCall::need(bool holds, const char* what) const {
-  if (!holds) fail_graph(node.name, what);
+  if (!holds) fail_graph(label_of(node), what);
 }
 
 OnnxShape common_shape(const OnnxCall& call, const OnnxShape& a, const OnnxShape& b) {

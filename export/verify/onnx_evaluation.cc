@@ -95,7 +95,7 @@ class Graph {
     if (const auto found = values_.find(name); found != values_.end()) return found->second;
     const auto stored = parts_.initializers.find(name);
     if (stored == parts_.initializers.end())
-      fail_graph(node.name, "it reads '" + name + "', which nothing before it gives");
+      fail_graph(label_of(node), "it reads '" + name + "', which nothing before it gives");
     return values_[name] = weight(name, stored->second);
   }
 
@@ -103,7 +103,7 @@ class Graph {
     for (const auto& [name, version, operators] : kDomains)
       for (const OnnxOperator& row : operators())
         if (name == node.domain && row.name == node.type) return row;
-    fail_graph(node.name, "the operator '" + node.type + "' is none that export writes");
+    fail_graph(label_of(node), "the operator '" + node.type + "' is none that export writes");
   }
 
   void apply(const OnnxNode& node) {
@@ -119,7 +119,7 @@ class Graph {
     call.need(!of_weights || steps <= kMostSteps, "it is made of weights by more operators than export writes");
     OnnxResults results = operator_of(node).apply(call);
     call.need_all_read();
-    if (node.outputs.size() > results.size()) fail_graph(node.name, "it has more outputs than its operator gives");
+    if (node.outputs.size() > results.size()) fail_graph(label_of(node), "it has more outputs than its operator gives");
     for (size_t i = 0; i < node.outputs.size(); ++i) keep(node.outputs[i], results[i], of_weights, steps);
   }
 
