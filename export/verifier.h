@@ -23,12 +23,13 @@ struct VerifyResult {
   int64_t values_rounded = 0;            // elements that are the nearest of a type which does not have the number
   int64_t tensors_rounded = 0;           // with such elements
   int64_t integers_rounded = 0;          // of them, integers in the model
+  int64_t fallbacks_recorded = 0;        // matrices of which the artifact says that its format could not hold them
   int64_t numbers_different = 0;         // of the configuration: sizes, rotary frequencies, windows, epsilon
   int64_t bytes_unclaimed = 0;           // of the files of weights: they belong to no tensor
   bool tokenizer_equal = false;          // same ids for a hard text, and the same bytes where it is stored as files
   bool template_equal = false;           // the chat template, byte for byte
   std::vector<std::string> differences;  // one line for each tensor that differs
-  std::vector<std::string> rounded;      // one line for each tensor with rounded values
+  std::vector<std::string> rounded;      // one line for each tensor with rounded values, most first
   std::vector<std::string> notes;        // what the format cannot say, and its programs do in their own way
 
   // Nothing is other than what the type of each tensor makes of the model's.
@@ -37,8 +38,9 @@ struct VerifyResult {
            bytes_unclaimed == 0 && tokenizer_equal && template_equal;
   }
   bool equal() const { return faithful() && values_rounded == 0; }
-  // Some matrices are the model's integers, and others were rounded: a fallback, and not a type that was asked for.
-  bool fell_back() const { return tensors_as_integers > 0 && integers_rounded > 0; }
+  // Matrices of integers were rounded because the format could not hold them, and not to a type that was asked for: the
+  // artifact says so, or others are integers in it.
+  bool fell_back() const { return integers_rounded > 0 && (tensors_as_integers > 0 || fallbacks_recorded > 0); }
 };
 
 // `artifact`: a GGUF file, or a directory that `export` wrote. What cannot be read is an Error.

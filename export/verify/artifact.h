@@ -43,7 +43,8 @@ class ArtifactReader {
   virtual std::vector<ConfigNumber> numbers() const = 0;
   // Bytes of the files of weights that belong to no tensor.
   virtual int64_t unclaimed_bytes() const { return 0; }
-  // What it says of the tokenizer and the chat template that it was made from: the texts of a JSON object by name.
+  // What it says of itself: the texts of a JSON object by name, and the list "fallbacks" of what is dense in it though
+  // the model has integers.
   virtual Json self() const = 0;
 };
 

@@ -35,7 +35,11 @@ class GgufArtifact : public ArtifactReader {
 
   int64_t unclaimed_bytes() const override { return static_cast<int64_t>(file_.header().behind); }
 
-  Json self() const override { return json_value(source_->config().json, "retort", Json::object(), "retort"); }
+  Json self() const override {
+    Json self = json_value(source_->config().json, "retort", Json::object(), "retort");
+    if (const auto* fallbacks = file_.header().strings("retort.fallbacks")) self["fallbacks"] = *fallbacks;
+    return self;
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const GgufTensorInfo& info = find(expected);

@@ -1,6 +1,7 @@
 #include "export/verify/onnx_array.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -12,8 +13,9 @@ namespace retort {
 namespace {
 
 constexpr int64_t kMostElements = int64_t{1} << 40;  // of any array: more is no shape but damage
-constexpr double kLargestInteger = 0x1p53;           // what a double holds exactly
-constexpr int64_t kMostComputed = int64_t{1} << 24;  // of one that is held: the logits of a hundred tokens
+constexpr size_t kMostAxes = 8;
+constexpr int64_t kMostComputed = int64_t{1} << 24;    // of one that is held: the logits of a hundred tokens
+constexpr int64_t kLargestInteger = int64_t{1} << 53;  // up to here a double holds all
 
 template <typename T>
 double number_at(const std::byte* bytes, int64_t i) {
@@ -35,20 +37,32 @@ int nibble_at(const std::byte* bytes, int64_t i) {
 struct Storage {
   int64_t type, bits;
   double (*at)(const std::byte* bytes, int64_t i);
+  int64_t least = 0, most = 0;  // of integers
 };
 
 constexpr Storage kStorages[] = {
     {kOnnxF32, 32, number_at<float>},
-    {kOnnxU8, 8, number_at<uint8_t>},
-    {kOnnxI8, 8, number_at<int8_t>},
-    {kOnnxI32, 32, number_at<int32_t>},
-    {kOnnxI64, 64, number_at<int64_t>},
-    {kOnnxBool, 8, number_at<uint8_t>},
+    {kOnnxU8, 8, number_at<uint8_t>, 0, UINT8_MAX},
+    {kOnnxI8, 8, number_at<int8_t>, INT8_MIN, INT8_MAX},
+    {kOnnxI32, 32, number_at<int32_t>, INT32_MIN, INT32_MAX},
+    {kOnnxI64, 64, number_at<int64_t>, -kLargestInteger, kLargestInteger},
+    {kOnnxBool, 8, number_at<uint8_t>, 0, 1},
     {kOnnxF16, 16, [](const std::byte* bytes, int64_t i) -> double { return f16_number(half_at(bytes, i)); }},
     {kOnnxBF16, 16, [](const std::byte* bytes, int64_t i) -> double { return bf16_number(half_at(bytes, i)); }},
-    {kOnnxU4, 4, [](const std::byte* bytes, int64_t i) -> double { return nibble_at(bytes, i); }},
-    {kOnnxI4, 4, [](const std::byte* bytes, int64_t i) -> double { return (nibble_at(bytes, i) ^ 8) - 8; }},
+    {kOnnxU4, 4, [](const std::byte* bytes, int64_t i) -> double { return nibble_at(bytes, i); }, 0, 15},
+    {kOnnxI4, 4, [](const std::byte* bytes, int64_t i) -> double { return (nibble_at(bytes, i) ^ 8) - 8; }, -8, 7},
 };
+
+// The product of the sizes, each taken for at least 1. No product of some of them is larger.
+int64_t extent_of(std::span<const int64_t> sizes) {
+  int64_t extent = 1;
+  for (const int64_t size : sizes) {
+    if (size < 0 || size > kMostElements / extent || sizes.size() > kMostAxes)
+      fail_graph("model.onnx", "an array of it has no possible shape");
+    extent *= std::max<int64_t>(size, 1);
+  }
+  return extent;
+}
 
 }  // namespace
 
@@ -57,16 +71,12 @@ void fail_graph(const std::string& subject, const std::string& reason) {
 }
 
 int64_t elements_of(std::span<const int64_t> shape) {
-  int64_t count = 1;
-  for (const int64_t size : shape)
-    if (size < 0 || (size > 0 && count > kMostElements / size))
-      fail_graph("model.onnx", "an array of it has no possible shape");
-    else
-      count *= size;
-  return count;
+  const int64_t extent = extent_of(shape);
+  return std::ranges::find(shape, 0) == shape.end() ? extent : 0;
 }
 
 OnnxShape strides_of(const OnnxShape& shape) {
+  extent_of(shape);
   OnnxShape strides(shape.size(), 1);
   for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
   return strides;
@@ -88,12 +98,29 @@ OnnxArray stored(int64_t type, const OnnxShape& shape, std::vector<double> value
   return {type, shape, [held](int64_t i) { return (*held)[static_cast<size_t>(i)]; }};
 }
 
-std::vector<double> values_of(const OnnxArray& array) {
-  const int64_t count = elements_of(array.shape);
+std::vector<double> room_for(std::span<const int64_t> shape, double start) {
+  const int64_t count = elements_of(shape);
   if (count > kMostComputed) fail_graph("model.onnx", "an array that a few tokens need has more than 2^24 elements");
-  std::vector<double> values(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = array.at(i);
+  return std::vector<double>(static_cast<size_t>(count), start);
+}
+
+std::vector<double> values_of(const OnnxArray& array) {
+  std::vector<double> values = room_for(array.shape);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = array.at(static_cast<int64_t>(i));
   return values;
+}
+
+OnnxArray in_range(OnnxArray array, const std::string& subject) {
+  const auto storage = std::ranges::find(kStorages, array.type, &Storage::type);
+  if (storage == std::end(kStorages) || storage->least == storage->most) return array;
+  const auto least = static_cast<double>(storage->least), most = static_cast<double>(storage->most);
+  array.at = [at = array.at, least, most, subject](int64_t i) {
+    const double value = at(i);
+    if (!(value >= least && value <= most && value == std::trunc(value)))  // NaN too
+      fail_graph(subject, "it gives a number that its type does not have");
+    return value;
+  };
+  return array;
 }
 
 OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> bytes, const std::string& name) {
@@ -102,21 +129,26 @@ OnnxArray array_of(const OnnxInitializer& weight, std::span<const std::byte> byt
   if (bytes.size() != static_cast<size_t>((elements_of(weight.dims) * storage->bits + 7) / 8))
     fail_graph(name, "it has more or fewer bytes than its shape needs");
   const auto at = [read = storage->at, data = bytes.data()](int64_t i) { return read(data, i); };
-  return {weight.data_type, weight.dims, at, true};
+  const OnnxArray array{weight.data_type, weight.dims, at, true};
+  const bool has_others = array.type == kOnnxI64 || array.type == kOnnxBool;  // its bytes, than its range
+  return has_others ? in_range(array, name) : array;
 }
 
 const OnnxArray& OnnxCall::in(size_t i) const {
-  if (!has(i)) fail_graph(node.name, "it lacks input " + std::to_string(i));
+  if (!has(i)) fail_graph(label_of(node), "it lacks input " + std::to_string(i));
   inputs_read_.insert(i);
   return *inputs[i];
 }
 
+std::vector<double> OnnxCall::values(const OnnxArray& array) const {
+  spend(array.shape);
+  return values_of(array);
+}
+
 std::vector<int64_t> OnnxCall::integers(size_t i) const {
+  need(in(i).type == kOnnxI64 || in(i).type == kOnnxI32, "an input of it is no integers");
   std::vector<int64_t> out;
-  for (const double value : values_of(in(i))) {
-    need(std::abs(value) <= kLargestInteger, "an integer of it is too large");  // NaN is refused too
-    out.push_back(static_cast<int64_t>(value));
-  }
+  for (const double value : values(in(i))) out.push_back(static_cast<int64_t>(value));
   return out;
 }
 
@@ -142,12 +174,18 @@ void OnnxCall::need_all_read() const {
   const auto check = [&](const auto& attributes) {
     for (const auto& [name, value] : attributes)
       if (!attributes_read_.contains(name))
-        fail_graph(node.name, "it has the attribute '" + name + "', which export does not write");
+        fail_graph(label_of(node), "it has the attribute '" + name + "', which export does not write");
   };
   check(node.integers), check(node.numbers), check(node.lists);
   for (size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i] != nullptr && !inputs_read_.contains(i))
-      fail_graph(node.name, "it has an input " + std::to_string(i) + ", which export does not give");
+      fail_graph(label_of(node), "it has an input " + std::to_string(i) + ", which export does not give");
+}
+
+void OnnxCall::spend(std::span<const int64_t> sizes) const {
+  const int64_t work = extent_of(sizes);
+  need(work <= work_, "until there, the graph computes more than its weights have need of");
+  work_ -= work;
 }
 
 int64_t OnnxCall::axis(int64_t given, int64_t axes) const {
@@ -156,7 +194,7 @@ int64_t OnnxCall::axis(int64_t given, int64_t axes) const {
 }
 
 void OnnxCall::need(bool holds, const char* what) const {
-  if (!holds) fail_graph(node.name, what);
+  if (!holds) fail_graph(label_of(node), what);
 }
 
 OnnxShape common_shape(const OnnxCall& call, const OnnxShape& a, const OnnxShape& b) {
@@ -182,11 +220,11 @@ OnnxArray broadcast(const OnnxCall& call, const OnnxArray& array, const OnnxShap
 
 OnnxArray product(const OnnxCall& call, const OnnxArray& x, int64_t n, const OnnxElement& weight) {
   const int64_t k = x.shape.back(), rows = elements_of(std::span(x.shape).first(x.shape.size() - 1));
-  const std::vector<double> left = values_of(view(x, {k, rows}, {1, k}));  // what one weight is multiplied with
+  const std::vector<double> left = call.values(view(x, {k, rows}, {1, k}));  // what one weight is multiplied with
   OnnxShape shape = x.shape;
   shape.back() = n;
-  call.need(elements_of(shape) <= kMostComputed, "its result is larger than a few tokens need");
-  std::vector<double> out(static_cast<size_t>(rows * n));
+  std::vector<double> out = room_for(shape);
+  call.spend(std::array{rows, k, n});
   call.threads.run_ranges(n, 16, [&](int64_t first, int64_t last) {
     std::vector<double> sums(static_cast<size_t>(rows));
     for (int64_t row = first; row < last; ++row) {

@@ -1,5 +1,6 @@
 // docs/ContribOperators.md of ONNX Runtime.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -41,7 +42,7 @@ Blocks blocks_of(const OnnxCall& call, size_t first, size_t beside, int64_t rows
   call.need(out.block >= 16 && out.block <= 256 && out.block % 16 == 0, "its blocks are not of 16 to 256");
   if (out.has_zeros) out.zeros = call.in(beside + 1);
   const auto holds = [&](const OnnxArray& array, int64_t type, int64_t each) {
-    return array.type == type && elements_of(array.shape) == rows * each;
+    return array.type == type && elements_of(array.shape) == elements_of(std::array{rows, each});
   };
   call.need(holds(out.codes, kOnnxU8, blocks * out.block / out.per_byte()), "its codes have another type or shape");
   call.need(holds(out.scales, kOnnxF32, blocks), "its scales have another type or shape");
@@ -57,7 +58,7 @@ OnnxResults mat_mul_n_bits(const OnnxCall& call) {
   call.need(k > 0 && n > 0 && block > 0 && x.axes() > 0 && x.shape.back() == k && x.type == kOnnxF32,
             "its input has another size than its weight");
   call.need(!call.has(4), "its columns have an order");
-  const Blocks weight = blocks_of(call, 1, 2, n, (k + block - 1) / block);
+  const Blocks weight = blocks_of(call, 1, 2, n, (k - 1) / block + 1);
   OnnxArray out = product(call, x, n, [&](int64_t row, int64_t col) { return weight.at(row, col); });
   if (!call.has(5)) return {out};
   call.need(call.in(5).shape == OnnxShape{n} && call.in(5).type == kOnnxF32, "its bias has another type or shape");
@@ -125,26 +126,29 @@ Attention attention_of(const OnnxCall& call) {
               0};
   const double scale = call.number("scale", 0);
   a.scale = scale == 0 ? 1 / std::sqrt(static_cast<double>(a.dim)) : scale;
-  call.need(call.attribute("kv_num_heads", 0) == a.kv_heads && a.kv_heads > 0 && a.heads % a.kv_heads == 0 &&
-                call.attribute("do_rotary", 0) == 0 && call.attribute("smooth_softmax", 0) == 0,
+  call.need(a.heads > 0 && a.dim > 0 && call.attribute("kv_num_heads", 0) == a.kv_heads && a.kv_heads > 0 &&
+                a.heads % a.kv_heads == 0 && call.attribute("do_rotary", 0) == 0 &&
+                call.attribute("smooth_softmax", 0) == 0,
             "its attributes are not those of its cache");
   const OnnxShape fresh{a.batch, a.tokens, a.kv_heads * a.dim};
-  call.need(queries.shape[2] == a.heads * a.dim && call.in(1).shape == fresh && call.in(2).shape == fresh &&
-                call.in(4).shape == past.shape && past.shape[0] == a.batch,
+  call.need(queries.shape[2] == elements_of(std::array{a.heads, a.dim}) && call.in(1).shape == fresh &&
+                call.in(2).shape == fresh && call.in(4).shape == past.shape && past.shape[0] == a.batch,
             "its keys and values have other sizes");
-  const std::vector<int64_t> all(static_cast<size_t>(a.batch), a.total() - 1);
-  call.need(call.integers(5) == all && call.integers(6) == std::vector{a.total()}, "it is told another length");
+  const std::vector<int64_t> last = call.integers(5);
+  call.need(static_cast<int64_t>(last.size()) == a.batch && std::ranges::count(last, a.total() - 1) == a.batch &&
+                call.integers(6) == std::vector{a.total()},
+            "it is told another length");
   return a;
 }
 
 // The past and what is new behind it, [batch, heads, total, dim].
-OnnxArray with_past(const Attention& a, const OnnxArray& past, const OnnxArray& fresh) {
+OnnxArray with_past(const OnnxCall& call, const Attention& a, const OnnxArray& past, const OnnxArray& fresh) {
   const auto at = [a, old = past.at, now = fresh.at](int64_t i) {
     const int64_t d = i % a.dim, t = i / a.dim % a.total(), head = i / a.dim / a.total();
     if (t < a.past) return old((head * a.past + t) * a.dim + d);
     return now(((head / a.kv_heads * a.tokens + t - a.past) * a.kv_heads + head % a.kv_heads) * a.dim + d);
   };
-  return stored(past.type, a.cache(), values_of({past.type, a.cache(), at}));
+  return stored(past.type, a.cache(), call.values({past.type, a.cache(), at}));
 }
 
 // What one query takes of each key.
@@ -161,9 +165,11 @@ std::vector<double> weights_of(const Attention& a, int64_t query, const std::fun
 
 OnnxResults grouped_attention(const OnnxCall& call) {
   const Attention a = attention_of(call);
-  const OnnxArray keys = with_past(a, call.in(3), call.in(1)), values = with_past(a, call.in(4), call.in(2));
+  const OnnxArray keys = with_past(call, a, call.in(3), call.in(1)),
+                  values = with_past(call, a, call.in(4), call.in(2));
   const OnnxArray bias = broadcast(call, call.in(10), {a.batch, a.heads, a.tokens, a.total()});
-  const std::vector<double> queries = values_of(call.in(0));
+  const std::vector<double> queries = call.values(call.in(0));
+  call.spend(std::array{a.batch, a.heads, a.tokens, a.total(), a.dim});
   std::vector<double> mixed(queries.size());
   for (int64_t line = 0; line < a.batch * a.tokens * a.heads; ++line) {
     const int64_t head = line % a.heads, query = line / a.heads % a.tokens, row = line / a.heads / a.tokens;
@@ -184,10 +190,10 @@ OnnxResults grouped_attention(const OnnxCall& call) {
 }
 
 constexpr OnnxOperator kOperators[] = {
-    {"GatherBlockQuantized", gather_block_quantized},
-    {"GroupQueryAttention", grouped_attention},
-    {"MatMulNBits", mat_mul_n_bits},
-    {"RotaryEmbedding", rotary_embedding},
+    {"GatherBlockQuantized", gather_block_quantized, true},
+    {"GroupQueryAttention", grouped_attention, true},
+    {"MatMulNBits", mat_mul_n_bits, true},
+    {"RotaryEmbedding", rotary_embedding, true},
 };
 
 }  // namespace

@@ -99,18 +99,15 @@ OnnxArray in_shape(const OnnxCall& call, const OnnxShape& shape) {
 OnnxResults reshape(const OnnxCall& call) {
   const OnnxShape& from = call.in(0).shape;
   OnnxShape shape = call.integers(1);
-  int64_t* open = nullptr;
-  int64_t given = 1;
   for (size_t i = 0; i < shape.size(); ++i) {
-    call.need(shape[i] > -2 && (shape[i] != 0 || i < from.size()) && (shape[i] != -1 || open == nullptr),
-              "it asks for an impossible shape");
+    call.need(shape[i] != 0 || i < from.size(), "it asks for an impossible shape");
     if (shape[i] == 0) shape[i] = from[i];
-    if (shape[i] == -1)
-      open = &shape[i];
-    else
-      given *= shape[i];
   }
-  if (open != nullptr) *open = given == 0 ? 0 : elements_of(from) / given;
+  if (const auto open = std::ranges::find(shape, -1); open != shape.end()) {
+    *open = 1;
+    const int64_t given = elements_of(shape);
+    *open = given == 0 ? 0 : elements_of(from) / given;
+  }
   return {in_shape(call, shape)};
 }
 
@@ -180,7 +177,7 @@ OnnxResults split(const OnnxCall& call) {
   call.need(parts == static_cast<int64_t>(call.node.outputs.size()) && parts > 0 && size % parts == 0,
             "its parts are not equal");
   OnnxResults out;
-  for (int64_t i = 0; i < parts; ++i) out.push_back(part_of(x, axis, i * size / parts, (i + 1) * size / parts));
+  for (int64_t i = 0; i < parts; ++i) out.push_back(part_of(x, axis, size / parts * i, size / parts * (i + 1)));
   return out;
 }
 
@@ -268,8 +265,8 @@ OnnxArray reduced(const OnnxCall& call, double start) {
   OnnxShape strides = strides_of(kept);
   for (size_t i = 0; i < kept.size(); ++i) strides[i] = gone[i] ? 0 : strides[i];
   const OnnxArray places = view({kOnnxI64, {}, [](int64_t i) { return static_cast<double>(i); }}, x.shape, strides);
-  const std::vector<double> values = values_of(x);
-  std::vector<double> out(static_cast<size_t>(elements_of(kept)), start);
+  const std::vector<double> values = call.values(x);
+  std::vector<double> out = room_for(kept, start);
   for (size_t i = 0; i < values.size(); ++i) {
     double& place = out[static_cast<size_t>(places.at(static_cast<int64_t>(i)))];
     place = kCombine(place, values[i]);
@@ -291,8 +288,8 @@ OnnxResults reduce_mean(const OnnxCall& call) {
 OnnxResults softmax(const OnnxCall& call) {
   const OnnxArray& x = call.in(0);
   const auto [before, size, behind] = around(x.shape, call.axis(call.attribute("axis", -1), x.axes()));
-  std::vector<double> values = values_of(x);
-  for (int64_t line = 0; line < before * behind; ++line) {
+  std::vector<double> values = call.values(x);
+  for (int64_t line = 0; line < (values.empty() ? 0 : before * behind); ++line) {
     double* first = values.data() + line / behind * size * behind + line % behind;
     double most = std::numeric_limits<double>::lowest(), sum = 0;
     for (int64_t i = 0; i < size; ++i) most = std::max(most, first[i * behind]);
@@ -310,19 +307,19 @@ OnnxResults multiply(const OnnxCall& call) {
   const int64_t k = b.shape[b.shape.size() - 2], n = b.shape.back();
   call.need(a.shape.back() == k, "its inputs have sizes that do not go together");
   if (b.axes() == 2) return {product(call, a, n, [&](int64_t row, int64_t col) { return b.at(col * n + row); })};
-  const int64_t batch = elements_of(std::span(b.shape).first(b.shape.size() - 2));
   call.need(
       std::ranges::equal(std::span(a.shape).first(a.shape.size() - 2), std::span(b.shape).first(b.shape.size() - 2)),
       "its inputs have other numbers of matrices");
   const int64_t m = a.shape[a.shape.size() - 2];
-  std::vector<double> out;
-  for (int64_t i = 0; i < batch; ++i) {
-    const OnnxArray left = view(a, {m, k}, {k, 1}, i * m * k);
-    const auto right = [&](int64_t row, int64_t col) { return b.at((i * k + col) * n + row); };
-    std::ranges::copy(values_of(product(call, left, n, right)), std::back_inserter(out));
-  }
   OnnxShape shape = a.shape;
   shape.back() = n;
+  std::vector<double> out = room_for(shape);
+  for (size_t done = 0; done < out.size(); done += static_cast<size_t>(m * n)) {
+    const int64_t i = static_cast<int64_t>(done) / (m * n);
+    const OnnxArray left = view(a, {m, k}, {k, 1}, i * m * k);
+    const auto right = [&](int64_t row, int64_t col) { return b.at((i * k + col) * n + row); };
+    std::ranges::copy(values_of(product(call, left, n, right)), out.begin() + static_cast<std::ptrdiff_t>(done));
+  }
   return {stored(kOnnxF32, shape, std::move(out))};
 }
 
@@ -355,22 +352,22 @@ constexpr OnnxOperator kOperators[] = {
     {"DequantizeLinear", dequantize},
     {"Div", divide},
     {"Expand", expand},
-    {"Gather", gather},
+    {"Gather", gather, true},
     {"GreaterOrEqual", comparison<[](double a, double b) { return static_cast<double>(a >= b); }>},
     {"Identity", identity},
     {"Less", comparison<[](double a, double b) { return static_cast<double>(a < b); }>},
-    {"MatMul", multiply},
+    {"MatMul", multiply, true},
     {"Mul", binary<[](double a, double b) { return a * b; }>},
     {"Pow", binary<[](double a, double b) { return std::pow(a, b); }>},
-    {"Range", range},
-    {"ReduceMax", reduce_max},
-    {"ReduceMean", reduce_mean},
+    {"Range", range, true},
+    {"ReduceMax", reduce_max, true},
+    {"ReduceMean", reduce_mean, true},
     {"Reshape", reshape},
-    {"Shape", shape_of},
+    {"Shape", shape_of, true},
     {"Sigmoid", unary<[](double x) { return 1 / (1 + std::exp(-x)); }>},
     {"Sin", unary<[](double x) { return std::sin(x); }>},
     {"Slice", slice},
-    {"Softmax", softmax},
+    {"Softmax", softmax, true},
     {"Split", split},
     {"Sqrt", unary<[](double x) { return std::sqrt(x); }>},
     {"Squeeze", squeeze},

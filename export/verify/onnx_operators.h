@@ -15,6 +15,7 @@ using OnnxResults = std::vector<OnnxArray>;
 struct OnnxOperator {
   std::string_view name;
   OnnxResults (*apply)(const OnnxCall& call);
+  bool computes = false;  // it holds numbers; what others give is a recipe
 };
 
 std::span<const OnnxOperator> standard_operators();   // of the domain ""

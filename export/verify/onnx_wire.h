@@ -28,6 +28,9 @@ struct OnnxNode {
   std::map<std::string, std::vector<int64_t>> lists;
 };
 
+// Its name, or what else tells it from others.
+std::string label_of(const OnnxNode& node);
+
 // An input or an output of the graph.
 struct OnnxDeclaration {
   std::string name;
@@ -42,7 +45,8 @@ struct OnnxParts {
   std::map<std::string, int64_t> opsets;  // version by domain
 };
 
-// Hostile bytes are an Error naming `label`. The fuzz target's entry.
+// Hostile bytes are an Error naming `label`, and so is what a graph can say and verify does not follow. The fuzz
+// target's entry.
 OnnxParts parse_onnx_parts(std::span<const std::byte> model, std::string_view label);
 
 }  // namespace retort

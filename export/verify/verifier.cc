@@ -1,6 +1,7 @@
 #include "export/verifier.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "core/base/error.h"
 #include "core/base/json.h"
@@ -55,7 +56,17 @@ class Comparison {
     compare_integers(tensor, model_.read_quantized(tensor), found);
   }
 
+  void list_rounded() {
+    std::ranges::stable_sort(rounded_, std::greater(), &Rounded::values);
+    for (const auto& [values, line] : rounded_) result_.rounded.push_back(line);
+  }
+
  private:
+  struct Rounded {
+    int64_t values;
+    std::string line;
+  };
+
   void note(const ModelTensor& tensor, const std::string& what) {
     result_.differences.push_back(tensor.name + ": " + what);
   }
@@ -85,8 +96,8 @@ class Comparison {
     result_.integers_rounded += values.rounded > 0 && !tensor.scheme.is_dense() ? 1 : 0;
     if (values.different > 0) note(tensor, std::to_string(values.different) + " values differ");
     if (values.rounded > 0)
-      result_.rounded.push_back(tensor.name + ": " + std::to_string(values.rounded) + " values rounded to " +
-                                std::string(name_of(type)));
+      rounded_.push_back({values.rounded, tensor.name + ": " + std::to_string(values.rounded) + " values rounded to " +
+                                              std::string(name_of(type))});
   }
 
   // An artifact may have the minimum that a zero point stands for in its place.
@@ -132,6 +143,7 @@ class Comparison {
 
   const ModelSource& model_;
   VerifyResult& result_;
+  std::vector<Rounded> rounded_;
 };
 
 bool same_files(std::span<const SideFile> stored, const ModelSource& model, VerifyResult& result) {
@@ -237,6 +249,7 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
     context.progress.update(result.tensors_compared, tensor.name);
   }
   context.progress.end();
+  comparison.list_rounded();
   result.bytes_unclaimed = artifact->unclaimed_bytes();
   if (result.bytes_unclaimed > 0)
     result.differences.push_back("weights: " + std::to_string(result.bytes_unclaimed) + " bytes belong to no tensor");
@@ -250,6 +263,8 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");
   const Provenance provenance = provenance_of(model);
   const Json self = artifact->self();
+  result.fallbacks_recorded =
+      static_cast<int64_t>(json_value(self, "fallbacks", std::vector<std::string>{}, "retort").size());
   if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
   const auto numbers = number_differences(artifact->numbers(), model.config());

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <optional>
+#include <ranges>
 
 #include "core/base/error.h"
 #include "export/verifier.h"
@@ -18,6 +19,7 @@ constexpr std::array kParams{
 };
 
 constexpr int64_t kProbeTokens = 8;
+constexpr size_t kRoundedLines = 5;  // of the text; all are in the JSON
 // Of the largest logit. Where the weights are the same numbers, only the order of additions differs. Rounding the
 // weights to 16 bit moves logits by less than the other bound; a wrong rope base or a permuted head by much more.
 constexpr double kSameNumbers = 1e-3, kRoundedNumbers = 0.05;
@@ -69,6 +71,7 @@ Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
             {"values_different", result.values_different},
             {"values_rounded", result.values_rounded},
             {"tensors_rounded", result.tensors_rounded},
+            {"fallbacks_recorded", result.fallbacks_recorded},
             {"numbers_different", result.numbers_different},
             {"bytes_unclaimed", result.bytes_unclaimed},
             {"tokenizer_equal", result.tokenizer_equal},
@@ -92,7 +95,9 @@ std::string to_text(const VerifyResult& result, const LogitsCheck& logits, bool 
                      (result.template_equal ? "equal" : "DIFFERENT");
   if (logits.max_difference) text += "; largest difference of a logit " + std::to_string(*logits.max_difference);
   for (const std::string& difference : result.differences) text += "\n" + difference;
-  for (const std::string& rounded : result.rounded) text += "\nrounded: " + rounded;
+  for (const std::string& rounded : result.rounded | std::views::take(kRoundedLines)) text += "\nrounded: " + rounded;
+  if (result.rounded.size() > kRoundedLines)
+    text += "\nrounded: values of " + std::to_string(result.rounded.size() - kRoundedLines) + " more tensors";
   if (!logits.note.empty()) text += "\nlogits not compared: " + logits.note;
   for (const std::string& note : result.notes) text += "\nnote: " + note;
   return text + (same ? "" : "\nThe artifact does not hold what the model holds");
@@ -110,7 +115,7 @@ OperationResult run_verify(const Params& params, const std::filesystem::path&, C
 
 const Operation kVerifyOperation{
     .name = "verify",
-    .version = 3,
+    .version = 4,
     .summary = "prove that an artifact holds the codes, scales, tokenizer and template of its model",
     .params = kParams,
     .output = OutputKind::kNone,

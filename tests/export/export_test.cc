@@ -275,6 +275,29 @@ TEST(Export, FallsBackToF16WhenAskedAndSaysSoInside) {
   EXPECT_FALSE(config["meta"]["fallbacks"].empty());
 }
 
+// Nothing is left as integers then, as with a type that was asked for; the artifact says which of the two it is.
+TEST(Export, KnowsAFallbackOfEveryMatrixFromATypeThatWasAskedFor) {
+  TempDir dir;
+  const auto source = quantized_model(dir.path(), shape(), "nf4-g64");
+  for (const char* format : {"gguf", "onnx"}) {
+    const Exported made =
+        export_to(dir.path() / format, *source, {.format = format, .type = {}, .fallback = DType::kF16});
+    EXPECT_EQ(made.summary.quantized, 0);
+    const VerifyResult result = verify_artifact(made.path, *source, g_context);
+    EXPECT_EQ(result.fallbacks_recorded, static_cast<int64_t>(made.summary.fallbacks.size()));
+    EXPECT_TRUE(result.fell_back()) << format;
+    const fs::path asked = dir.path() / (std::string(format) + "-asked");
+    export_to(asked, *source, {.format = format, .type = DType::kF16});
+    const VerifyResult typed = verify_artifact(asked, *source, g_context);
+    EXPECT_GT(typed.integers_rounded, 0);
+    EXPECT_EQ(typed.fallbacks_recorded, 0);
+    EXPECT_FALSE(typed.fell_back()) << format;
+    const fs::path exact = dir.path() / (std::string(format) + "-exact");
+    export_to(exact, *source, {.format = format, .type = {}, .fallback = DType::kF32});
+    EXPECT_FALSE(verify_artifact(exact, *source, g_context).fell_back()) << "no number is another";
+  }
+}
+
 TEST(Export, RefusesValuesThatF16CannotHold) {
   TempDir dir;
   const auto large = [](const std::string& name, QuantizedMatrix& matrix) {

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "core/checkpoint/model_source.h"
@@ -80,6 +82,23 @@ TEST(Verify, TellsRoundedValuesFromEqualOnes) {
     EXPECT_EQ(result.json["values_rounded"] > 0, rounded) << name;
     EXPECT_EQ(result.text.find("\nrounded: ") != std::string::npos, rounded) << name;
   }
+}
+
+// The text has the tensors with most rounded values, the JSON all.
+TEST(Verify, NamesTheWorstOfManyRoundedTensors) {
+  const testing::TempDir dir;
+  testing::write_tiny_model(dir.path() / "f32", {.extra = Json::object()});
+  fs::create_directories(dir.path() / "f16");
+  run("export", {{"model", dir.path() / "f32"}, {"format", "hf"}, {"type", "f16"}}, dir.path() / "f16");
+  const OperationResult result = verify(dir.path() / "f16", dir.path() / "f32");
+  const auto lines = result.json["rounded"].get<std::vector<std::string>>();
+  ASSERT_GT(lines.size(), 6u);
+  const auto values = [](const std::string& line) { return std::stoll(line.substr(line.find(": ") + 2)); };
+  EXPECT_TRUE(std::ranges::is_sorted(lines, std::greater(), values));
+  for (size_t i = 0; i < lines.size(); ++i)
+    EXPECT_EQ(result.text.find("\nrounded: " + lines[i]) != std::string::npos, i < 5) << lines[i];
+  const std::string others = "\nrounded: values of " + std::to_string(lines.size() - 5) + " more tensors";
+  EXPECT_NE(result.text.find(others), std::string::npos) << result.text;
 }
 
 // Embedding and head fall back in a format without a place for them.
