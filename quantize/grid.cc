@@ -21,15 +21,15 @@ struct LinearGrid {
   float scale, inverse, minimum, low, high;
 };
 
-// Levels are round((x + minimum) * inverse).
+// Levels are round((x + minimum) * inverse); what is no number becomes the lowest.
 RETORT_EACH_ISA void encode_integers(const float* __restrict values, size_t size, const LinearGrid& grid,
                                      uint8_t* __restrict codes, float* __restrict decoded) {
   const auto [scale, inverse, minimum, low, high] = grid;
   const int zero = static_cast<int>(low);
   for (size_t i = 0; i < size; ++i) {
     float level = (values[i] + minimum) * inverse;
-    level = level < low ? low : level;
-    level = level > high ? high : level;
+    level = level > low ? level : low;
+    level = level < high ? level : high;
     level = (level + kRound) - kRound;
     codes[i] = static_cast<uint8_t>(static_cast<int>(level) - zero);
     decoded[i] = scale * level - minimum;

@@ -74,8 +74,8 @@ RETORT_EACH_ISA void take_best(const Ranking& best, const GroupLanes& unit, Grou
 
 bool fits_in_integers(const GridSearch& search, const GroupTile& tile) {
   return !search.minima && !search.zeros && search.levels == nullptr && search.max_code < 128 &&
-         search.neighbours > 0 && tile.importance == nullptr && !tile.joined &&
-         tile.size <= 2 * IntegerTile::kMostWords;
+         search.neighbours > 0 && search.widths % kFactors == 0 && search.neighbours % kFactors == 0 &&
+         tile.importance == nullptr && !tile.joined && tile.size <= 2 * IntegerTile::kMostWords;
 }
 
 void fit_in_integers(const GridSearch& search, const GroupTile& weights, const GroupLanes& unit, GroupFits& fits) {

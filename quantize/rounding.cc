@@ -231,8 +231,9 @@ std::string RunRounder::refusal(Context& context) const {
 }
 
 uint64_t run_rounder_bytes(int64_t cols, uint64_t threads) {
-  // Codes, grids and blocks, also of the runs that wait to be stored; values, weights and what is searched.
-  constexpr int64_t kByWeight = 3 + 2 * static_cast<int64_t>(kReadyRuns), kByPieceWeight = 24;
+  // Codes, grids and blocks, also of the runs that wait to be stored; values, weights, what is decoded and
+  // what is searched.
+  constexpr int64_t kByWeight = 3 + 2 * static_cast<int64_t>(kReadyRuns), kByPieceWeight = 28;
   return threads * static_cast<uint64_t>((kByWeight * rows_in_run(cols) + kByPieceWeight * rows_in_piece(cols)) * cols);
 }
 

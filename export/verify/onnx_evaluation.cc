@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kOpset = 21;   // whose definitions the operators follow
 constexpr int64_t kPadding = 2;  // tokens before the first
-constexpr int64_t kMostSteps = 64;
+constexpr int64_t kMostSteps = 128;
 constexpr size_t kMostInputs = 16;                // of a node
 constexpr int64_t kMostHeld = int64_t{1} << 25;   // elements, of all arrays
 constexpr int64_t kLeastWork = int64_t{1} << 22;  // that any graph may do

@@ -95,6 +95,18 @@ INSTANTIATE_TEST_SUITE_P(Onnx, Evaluation,
                            return name;
                          });
 
+// What decodes two bits with zero points by standard operators is the longest chain of those that export writes.
+TEST(Evaluation, TakesATiedHeadOfEachWidth) {
+  for (const char* operators : {"contrib", "standard"})
+    for (const char* scheme : {"int2-g32-asym", "int4-g32-asym", "int8-g32-asym"}) {
+      TempDir dir;
+      TinyModel model = shape();
+      model.tied = true;
+      const auto source = testing::quantized_model(dir.path(), model, scheme, true);
+      EXPECT_LT(distance(exported(dir.path() / "integers", *source, operators), *source), kSame) << scheme;
+    }
+}
+
 TEST(Evaluation, TakesATiedHeadAndDenseTypes) {
   for (const char* operators : {"contrib", "standard"}) {
     TempDir dir;
