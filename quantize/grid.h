@@ -77,7 +77,7 @@ class GridFitter {
 };
 
 // The nearest code (ties to even, the lower level in a code book) of each value on `grid`, and what the codes stand
-// for.
+// for; `decoded` does not overlap the values.
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes,
             std::span<float> decoded);
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes);

@@ -240,6 +240,9 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   const auto artifact = open_artifact(path, model.config());
   VerifyResult result;
   result.format = artifact->format();
+  const Json self = artifact->self();  // before the long part, which what is wrong in it would waste
+  result.fallbacks_recorded =
+      static_cast<int64_t>(json_value(self, "fallbacks", std::vector<std::string>{}, path.string()).size());
   const auto expected = expected_tensors(model.config());
   context.progress.begin("verify " + result.format, static_cast<int64_t>(expected.size()), "tensors");
   Comparison comparison(model, result);
@@ -262,9 +265,6 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   result.template_equal = artifact->chat_template() == model.chat_template();
   if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");
   const Provenance provenance = provenance_of(model);
-  const Json self = artifact->self();
-  result.fallbacks_recorded =
-      static_cast<int64_t>(json_value(self, "fallbacks", std::vector<std::string>{}, "retort").size());
   if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
   const auto numbers = number_differences(artifact->numbers(), model.config());

@@ -1,5 +1,5 @@
 """Writes the seeds of tests/fuzz/onnx_graph_fuzz.cc: graphs that Retort exports of a model of one layer, and changed
-copies of one. Run: python make_onnx_graph_corpus.py PATH_OF_RETORT (with Torch, for it quantizes)"""
+copies of one. Run: python make_onnx_graph_corpus.py PATH_OF_RETORT"""
 import json
 import pathlib
 import random

@@ -62,6 +62,20 @@ TEST_F(Rtn, EachGroupIsTheGridOfItsOwnValues) {
   }
 }
 
+// It is summed while encoding; what is stored is decoded anew here.
+TEST_F(Rtn, ReportsTheErrorOfWhatIsStored) {
+  const auto values = gaussian(3 * 1024, 0.02f, 9);
+  for (const char* name : {"int4-g32-sym", "int3-g32-asym", "int8-channel-sym", "int4-tensor-asym", "nf4-g64", "q4_0",
+                           "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"})
+    for (const GridRule rule : {GridRule::kSmallestError, GridRule::kLargestWeight}) {
+      const MatrixTask task = matrix_task(values, 1024, name);
+      const SolvedMatrix solved = solve(task, 1, rule);
+      const double stored = error_of(task, *solved.matrix);
+      EXPECT_GT(stored, 0) << name;
+      EXPECT_NEAR(*solved.relative_error, stored, 1e-6 * stored) << name;
+    }
+}
+
 // Several runs, the last one short, made in any order.
 TEST_F(Rtn, RunsOfRowsAreThoseOfTheWholeMatrix) {
   constexpr int64_t kCols = 1024, kRows = 300;
