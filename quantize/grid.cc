@@ -21,9 +21,14 @@ struct LinearGrid {
   float scale, inverse, minimum, low, high;
 };
 
+LinearGrid linear(const Grid& grid, float max_code) {
+  const auto zero = static_cast<float>(grid.zero);
+  return {grid.scale, grid.scale == 0 ? 0.0f : 1.0f / grid.scale, grid.minimum, -zero, max_code - zero};
+}
+
 // Levels are round((x + minimum) * inverse); what is no number becomes the lowest.
-RETORT_EACH_ISA void encode_integers(const float* __restrict values, size_t size, const LinearGrid& grid,
-                                     uint8_t* __restrict codes, float* __restrict decoded) {
+RETORT_INLINE void encode_integers(const float* __restrict values, size_t size, const LinearGrid& grid,
+                                   uint8_t* __restrict codes, float* __restrict decoded) {
   const auto [scale, inverse, minimum, low, high] = grid;
   const int zero = static_cast<int>(low);
   for (size_t i = 0; i < size; ++i) {
@@ -36,9 +41,18 @@ RETORT_EACH_ISA void encode_integers(const float* __restrict values, size_t size
   }
 }
 
+// In one function, as a call for each short group would take as long as its loop.
+RETORT_EACH_ISA void encode_linear(std::span<const UnitGrids> units, size_t groups, size_t group, float max_code,
+                                   const float* values, uint8_t* codes, float* decoded) {
+  for (const UnitGrids& unit : units)
+    for (size_t g = 0; g < groups; ++g, values += group, codes += group, decoded += group)
+      encode_integers(values, group, linear(unit.groups[g], max_code), codes, decoded);
+}
+
 // The code of a level is the number of middles between neighbours that lie below.
-RETORT_EACH_ISA void encode_in_book(const float* values, size_t size, float scale, float inverse, const float* levels,
-                                    uint8_t* codes, float* decoded) {
+RETORT_INLINE void encode_in_book(const float* __restrict values, size_t size, float scale, const float* levels,
+                                  uint8_t* __restrict codes, float* __restrict decoded) {
+  const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
   for (size_t i = 0; i < size; ++i) {
     const float scaled = values[i] * inverse;
     int code = 0;
@@ -46,6 +60,13 @@ RETORT_EACH_ISA void encode_in_book(const float* values, size_t size, float scal
     codes[i] = static_cast<uint8_t>(code);
   }
   for (size_t i = 0; i < size; ++i) decoded[i] = scale * levels[codes[i]];
+}
+
+RETORT_EACH_ISA void encode_book(std::span<const UnitGrids> units, size_t groups, size_t group, const float* levels,
+                                 const float* values, uint8_t* codes, float* decoded) {
+  for (const UnitGrids& unit : units)
+    for (size_t g = 0; g < groups; ++g, values += group, codes += group, decoded += group)
+      encode_in_book(values, group, unit.groups[g].scale, levels, codes, decoded);
 }
 
 void round_scales(GroupLanes& scales, ScaleType type) {
@@ -234,20 +255,18 @@ void GridFitter::fit_super_block(UnitGrids& grids) {
   expand(grids);
 }
 
-void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes,
-            std::span<float> decoded) {
-  const float inverse = grid.scale == 0 ? 0.0f : 1.0f / grid.scale;
+void encode_units(const Scheme& scheme, std::span<const UnitGrids> units, size_t groups, std::span<const float> values,
+                  std::span<uint8_t> codes, std::span<float> decoded) {
+  const size_t group = values.size() / units.size() / groups;
   if (const auto levels = levels_of(scheme.book); !levels.empty())
-    return encode_in_book(values.data(), values.size(), grid.scale, inverse, levels.data(), codes.data(),
-                          decoded.data());
-  const float low = -static_cast<float>(grid.zero), high = static_cast<float>(scheme.max_code() - grid.zero);
-  encode_integers(values.data(), values.size(), {grid.scale, inverse, grid.minimum, low, high}, codes.data(),
-                  decoded.data());
+    return encode_book(units, groups, group, levels.data(), values.data(), codes.data(), decoded.data());
+  encode_linear(units, groups, group, scheme.max_code(), values.data(), codes.data(), decoded.data());
 }
 
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes) {
   std::vector<float> decoded(values.size());
-  encode(scheme, grid, values, codes, decoded);
+  const UnitGrids unit{.groups = {grid}};
+  encode_units(scheme, {&unit, 1}, 1, values, codes, decoded);
 }
 
 void store_grids(std::span<const UnitGrids> units, int64_t first_unit, QuantizedMatrix& m) {

@@ -76,11 +76,12 @@ class GridFitter {
   std::array<GroupFits, 2> fits_;
 };
 
-// The nearest code (ties to even, the lower level in a code book) of each value on `grid`, and what the codes stand
-// for; `decoded` does not overlap the values.
-void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes,
-            std::span<float> decoded);
+// The nearest code (ties to even, the lower level in a code book) of each value on `grid`.
 void encode(const Scheme& scheme, const Grid& grid, std::span<const float> values, std::span<uint8_t> codes);
+// The same for units one after another with `groups` groups each, and what the codes stand for; `decoded` does not
+// overlap the values.
+void encode_units(const Scheme& scheme, std::span<const UnitGrids> units, size_t groups, std::span<const float> values,
+                  std::span<uint8_t> codes, std::span<float> decoded);
 // Puts the grids of unit `unit` of `row`, or of units one after another (row by row), where the matrix has them.
 void store_grids(const UnitGrids& grids, int64_t row, int64_t unit, QuantizedMatrix& matrix);
 void store_grids(std::span<const UnitGrids> units, int64_t first_unit, QuantizedMatrix& matrix);

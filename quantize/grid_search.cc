@@ -10,7 +10,6 @@ namespace {
 
 constexpr float kTooSmall = 0x1p-26f, kTooLarge = 65504.0f;  // scales that f16 cannot hold
 constexpr int64_t kMostCandidates = 16;
-constexpr int64_t kFewCandidates = 8;
 constexpr int64_t kRun = 1024;  // weights that are added up before their sum is: floats have 24 bits
 
 // A weight x has the level round(x * inverse + shift), held in the group's bounds.
@@ -27,22 +26,24 @@ struct Bounds {
   GroupLanes low, high;  // of levels
 };
 
-// Ranges to try, in units of the inverse scale that just holds the largest weight: above 1 the largest is clipped.
-// `count` scales of each sign that is tried.
+// What to try: `count` scales (of each sign, where both are tried) from the inverse that just holds the largest weight
+// times `from` to that times `to`; above 1 the largest is clipped. Then `neighbours` scales around the best of them, up
+// to `reach` away; with minima sixteen in any case.
 struct Range {
   float from, to;
-  int64_t count;
+  int64_t count = kMostCandidates, neighbours = 8;
+  float reach = 0.08f;
 };
 // Eight bits have little to win. No range puts the largest weight in the middle between two codes, where the last bit
-// of a weight would decide; in integers (integer_search.h) ties are decided the same way for every group. Four scales
-// of both signs serve blocks of four bits better than eight that lie further out: what is closer is the neighbours'.
+// of a weight would decide; in integers (integer_search.h) ties are decided the same way for every group. In blocks of
+// four bits the range of both signs may be narrow: what is clipped with one is held with the other.
 Range widths_of(const Scheme& scheme, bool turned) {
-  const int64_t count = turned ? kFewCandidates : kMostCandidates;
+  const int64_t count = turned ? kMostCandidates / 2 : kMostCandidates;
   if (scheme.book != CodeBook::kLinear) return {0.80f, 1.40f, count};
   switch (scheme.bits) {
     case 2: return {0.70f, 2.20f, count};
     case 3: return {0.75f, 1.80f, count};
-    case 4: return turned ? Range{0.86f, 1.32f, 4} : Range{0.81f, 1.56f, count};
+    case 4: return turned ? Range{0.88f, 1.10f, 4, 4, 0.04f} : Range{0.81f, 1.56f, count};
     case 8: return {1.0f, 1.015f, count};
     default: return {0.90f, 1.25f, count};
   }
@@ -219,8 +220,8 @@ RETORT_EACH_ISA void list_around(const GridSearch& search, const Best& best, Can
   finish(search, best, fits);
   const GroupLanes inverse = fits.scale != 0.0f ? 1.0f / fits.scale : GroupLanes{};
   for (int64_t i = 0; i < search.neighbours; ++i) {
-    const float step = 2 * kNeighbourReach / (kFewCandidates - 1);
-    const float width = search.minima ? kScales[i / 4] : 1.0f - kNeighbourReach + step * static_cast<float>(i);
+    const float step = 2 * search.reach_around / static_cast<float>(search.neighbours - 1);
+    const float width = search.minima ? kScales[i / 4] : 1.0f - search.reach_around + step * static_cast<float>(i);
     candidates[i].inverse = width * inverse;
     candidates[i].shift = fits.minimum * candidates[i].inverse + kShifts[i % 4];
   }
@@ -366,9 +367,10 @@ GridSearch::GridSearch(const Scheme& scheme, GridRule rule)
       levels(nullptr) {
   if (scheme.book != CodeBook::kLinear) levels = levels_of(scheme.book).data(), reach = -levels[0];
   const bool searches = rule == GridRule::kSmallestError;
-  const Range range = searches ? widths_of(scheme, turned) : Range{1, 1, 2};
+  const Range range = searches ? widths_of(scheme, turned) : Range{1, 1, 2, 0};
   widths = range.count;
-  neighbours = !searches ? 0 : minima ? kMostCandidates : kFewCandidates;
+  neighbours = searches && minima ? kMostCandidates : range.neighbours;
+  reach_around = range.reach;
   from = range.from, step = (range.to - range.from) / static_cast<float>(widths - 1);
 }
 

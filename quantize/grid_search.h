@@ -12,8 +12,6 @@ namespace retort {
 constexpr int64_t kGroupLanes = kLanes;
 typedef Lanes GroupLanes;
 
-constexpr float kNeighbourReach = 0.08f;  // how far the scales that are tried around the best lie from it
-
 // How wide a grid is: as wide as the largest weight needs, or what leaves the smallest squared error.
 enum class GridRule : uint8_t { kSmallestError, kLargestWeight };
 
@@ -22,7 +20,8 @@ struct GridSearch {
   GridSearch(const Scheme& scheme, GridRule rule);
   float from, step;     // widths to try: from + k * step
   int64_t widths;       // so many
-  int64_t neighbours;   // then as many around the best
+  int64_t neighbours;   // then as many around the best,
+  float reach_around;   // so far from it, without minima
   bool minima;          // value = scale * level - minimum
   bool signed_minima;   // a minimum may be negative
   bool zeros;           // levels are codes less a zero point that is looked for

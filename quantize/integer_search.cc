@@ -57,8 +57,8 @@ RETORT_EACH_ISA void place_neighbours(const GridSearch& search, const Ranking& b
   GroupLanes factor = best.product != 0.0f ? 32768.0f * best.square / best.product : GroupLanes{};
   factor = factor > kMostFactor ? GroupLanes{} + kMostFactor : factor;
   factor = factor < -kMostFactor ? GroupLanes{} - kMostFactor : factor;
-  first = (1.0f - kNeighbourReach) * factor;
-  step = 2 * kNeighbourReach / static_cast<float>(search.neighbours - 1) * factor;
+  first = (1.0f - search.reach_around) * factor;
+  step = 2 * search.reach_around / static_cast<float>(search.neighbours - 1) * factor;
 }
 
 RETORT_EACH_ISA void take_best(const Ranking& best, const GroupLanes& unit, GroupFits& fits) {

@@ -96,7 +96,7 @@ class PieceRounder {
   }
 
  private:
-  static constexpr size_t kUnits = 64;  // at a time
+  static constexpr size_t kUnits = 16;  // at a time: with all that is made of them in the first cache
 
   void round_units(std::span<const float> values, std::span<const float> importance, std::span<uint8_t> codes) {
     const std::span grids = std::span(grids_).first(values.size() / unit_);
@@ -105,14 +105,12 @@ class PieceRounder {
     else if (round_block_ == nullptr)
       fitter_.fit_units(values, importance, grids);
     decoded_.resize(std::max(decoded_.size(), values.size()));
-    for (size_t start = 0; start < values.size(); start += group_) {
-      Grid& grid = grids[start / unit_].groups[start % unit_ / group_];
-      const std::span group = values.subspan(start, group_);
-      const std::span decoded = std::span(decoded_).subspan(start, group_);
-      if (round_block_ != nullptr)
-        grid = {round_block_(group, codes.subspan(start, group_), decoded), matrix_.scheme.middle()};
-      else
-        encode(matrix_.scheme, grid, group, codes.subspan(start, group_), decoded);
+    if (round_block_ == nullptr) return encode_units(matrix_.scheme, grids, unit_ / group_, values, codes, decoded_);
+    for (size_t block = 0; block < grids.size(); ++block) {
+      const size_t start = block * group_;
+      grids[block].groups[0] = {round_block_(values.subspan(start, group_), codes.subspan(start, group_),
+                                             std::span(decoded_).subspan(start, group_)),
+                                matrix_.scheme.middle()};
     }
   }
 
