@@ -31,19 +31,28 @@ Scheme centred(const Scheme& scheme) {
   return out;
 }
 
+// Whether codes less their zero points lie outside of those of a block. The groups' columns follow each other.
+bool needs_zeros(const QuantizedMatrix& m, const Scheme& block) {
+  const int low = -block.middle(), high = block.max_code() - block.middle();
+  const int64_t size = m.scheme.group_size(m.cols);
+  for (int64_t r = 0; r < m.rows && !m.zeros.empty(); ++r)
+    for (int64_t g = 0; g < m.groups(); ++g) {
+      const uint8_t* codes = m.codes.data() + r * m.cols + g * size;
+      uint8_t least = 255, most = 0;
+      for (int64_t c = 0; c < size; ++c) least = std::min(least, codes[c]), most = std::max(most, codes[c]);
+      if (least - m.zero(r, g) < low || most - m.zero(r, g) > high) return true;
+    }
+  return false;
+}
+
 std::string refuses_blocks(const QuantizedMatrix& m) {
   const Scheme block = block_scheme(m.scheme);
-  const int low = -block.middle(), high = block.max_code() - block.middle();
-  for (int64_t r = 0; r < m.rows && !m.zeros.empty(); ++r)
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const int level = m.codes[static_cast<size_t>(r * m.cols + c)] - m.zero(r, m.group_of(c));
-      if (level < low || level > high) return name_of(block) + " has no zero points, and these codes need them";
-    }
   QuantizedMatrix shape;
   shape.scheme = centred(m.scheme);
   shape.cols = m.cols;
   shape.column_group = m.column_group;
-  return packed_format(name_of(block)).refuses(shape);
+  if (const std::string reason = packed_format(name_of(block)).refuses(shape); !reason.empty()) return reason;
+  return needs_zeros(m, block) ? name_of(block) + " has no zero points, and these codes need them" : "";
 }
 
 class GgufExporter : public ArtifactWriter {

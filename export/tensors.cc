@@ -111,14 +111,13 @@ QuantizedMatrix regrouped(const QuantizedMatrix& m, const Scheme& scheme) {
   const int64_t groups = out.groups(), size = scheme.group_size(m.cols);
   for (int64_t r = 0; r < m.rows; ++r) {
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t from = m.group_of(g * size);
+      const int64_t from = m.group_of(g * size);  // of all columns of the group
       out.scales[static_cast<size_t>(r * groups + g)] = m.scales[static_cast<size_t>(r * m.groups() + from)];
       if (!scheme.symmetric) out.zeros[static_cast<size_t>(r * groups + g)] = m.zero(r, from);
-    }
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const auto at = static_cast<size_t>(r * m.cols + c);
-      const int shift = out.zero(r, c / size) - m.zero(r, m.group_of(c));
-      out.codes[at] = static_cast<uint8_t>(m.codes[at] + shift);
+      const auto shift = static_cast<uint8_t>(out.zero(r, g) - m.zero(r, from));
+      const uint8_t* codes = m.codes.data() + r * m.cols + g * size;
+      std::transform(codes, codes + size, out.codes.data() + r * m.cols + g * size,
+                     [shift](uint8_t code) { return static_cast<uint8_t>(code + shift); });
     }
   }
   return out;
