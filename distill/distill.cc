@@ -1,10 +1,10 @@
 #include "distill/distill.h"
 
 #include "distill/inputs.h"
-#include "model/training/memory.h"
 #include "distill/run.h"
 #include "model/editable.h"
 #include "model/shards.h"
+#include "model/training/memory.h"
 
 namespace retort {
 namespace {
@@ -37,7 +37,7 @@ DistillSummary distill_model(const ModelSource& teacher_source, const ModelSourc
     plan.side_by_side = shards_side_by_side(
         memory_need(teacher_source.config(), student_source.config(), plan.windows_per_shard * length, loss.chunk,
                     (windows.training() + windows.held_out()) * length),
-        "distill", "Give more, or a smaller --micro-batch-tokens", context);
+        "distill", "a smaller --micro-batch-tokens needs less", context);
   const Teacher teacher{teacher_source.config(), load_weights(teacher_source, {compute_type(device), device})};
   StudentParameters student = load_student(student_source, device);
   Run run({options, plan, loss, teacher, student, windows, store}, directory / "metrics.jsonl", context);

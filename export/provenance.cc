@@ -21,7 +21,8 @@ std::string text_at(const Json& json, const char* key) {
 std::string calibration_of(const Json& report) {
   const auto options = report.is_object() ? report.find("options") : report.end();
   if (options == report.end() || !options->is_object() || !options->contains("samples")) return {};
-  const std::string windows = (*options)["samples"].dump() + " windows";
+  const Json& count = (*options)[options->contains("windows") ? "windows" : "samples"];  // had, and asked for
+  const std::string windows = count.dump() + " windows";
   const auto length = options->find("sequence_length");
   const int64_t tokens =  // 0: chosen by the model's context
       length != options->end() && length->is_number_integer() ? length->get<int64_t>() : 0;

@@ -82,7 +82,7 @@ void clear_directory(const fs::path& directory) {
 
 // The part of the options that the result depends on; paths are not.
 Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
-              const std::optional<ImportanceMatrix>& importance) {
+              const std::optional<ImportanceMatrix>& importance, int64_t windows) {
   Json keep = Json::object();
   for (const auto& [pattern, type] : options.keep)
     if (!keep.contains(pattern)) keep[pattern] = type;  // the first counts
@@ -97,6 +97,7 @@ Json describe(const QuantizeOptions& options, const Quantizer& quantizer,
   if (options.outliers > 0) json["outliers"] = options.outliers;
   if (!quantizer.needs_calibration) return json;
   json["samples"] = options.samples;
+  json["windows"] = windows;  // fewer than the samples where the text is short
   json["sequence_length"] = options.sequence_length;
   json["group_order"] = options.group_order;
   json["damp"] = options.damp;
@@ -245,20 +246,23 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
   summary.verdict = state_verdict(options, plans, context);
   for (const TensorPlan& plan : plans)
     if (options.strict) require_as_asked(plan.tensor->name, plan.fallback);
-  require_memory(source, plans, options, context);
   if (tunes(options)) check_tuning(source, options, context);
+  require_memory(source, plans, options, context);
   if (options.scheme == "auto") summary.allocation = assign_types(source, plans, options, context);
   const fs::path state = directory / kStateName;
   clear_directory(directory);
   std::unique_ptr<LayerWalk> walk;
   if (quantizer.needs_calibration) walk = make_layer_walk(source, plans, options, state, context);
   const GridRule grid = options.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError;
+  const int64_t windows = walk ? walk->windows() : 0;
   std::optional<ImportanceMatrix> importance;
   if (quantizer.weighs_columns) importance = obtain_importance(source, plans, options, context);
   QuantizedWriter writer(source, directory, context);
   std::vector<SolvedTensor> kept = quantize_tensors(
       plans, Solver(source, quantizer, std::move(walk), importance, grid, context), options, writer, context);
   if (tunes(options)) summary.tuning = tune(source, kept, options, state, context);
+  for (const Json& phase : summary.tuning)
+    if (options.strict) require_as_asked(phase["what"].get<std::string>(), phase.value("fallback", ""));
   for (SolvedTensor& tensor : kept) store(std::move(tensor), writer);
   for (const TensorReport& report : writer.reports())
     if (options.strict) require_as_asked(report.name, report.fallback);
@@ -266,7 +270,7 @@ QuantizeSummary quantize_model(const ModelSource& source, const fs::path& direct
       find_mix(options.scheme) || options.scheme == "auto" ? options.scheme : name_of(parse_scheme(options.scheme));
   summary.method = options.method;
   if (options.scale_type != "f16") summary.scale_type = options.scale_type;
-  writer.finish(summary, describe(options, quantizer, importance));
+  writer.finish(summary, describe(options, quantizer, importance, windows));
   fs::remove_all(state);  // not before everything is on the disk
   summary.output_bytes = bytes_below(directory);
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -19,7 +19,8 @@ Json to_json(const TensorReport& report, Figures figures) {
 }  // namespace
 
 bool QuantizeSummary::fell_back() const {
-  return std::ranges::any_of(tensors, [](const TensorReport& report) { return !report.fallback.empty(); });
+  return std::ranges::any_of(tensors, [](const TensorReport& report) { return !report.fallback.empty(); }) ||
+         std::ranges::any_of(tuning, [](const Json& phase) { return phase.contains("fallback"); });
 }
 
 Json to_json(const QuantizeSummary& summary, Figures figures) {

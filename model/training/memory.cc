@@ -9,7 +9,7 @@ namespace retort {
 namespace {
 
 constexpr uint64_t kProgram = uint64_t{320} << 20;  // LibTorch and its buffers, measured
-constexpr uint64_t kFloat = sizeof(float);
+constexpr uint64_t kFloat = sizeof(float), kMebibyte = uint64_t{1} << 20;
 
 // Elements that a layer keeps for its backward pass, for each token: two norms with their inputs, projections before
 // and after rotation, attention and its output, the three products of the FFN.
@@ -43,7 +43,8 @@ int64_t shards_side_by_side(const MemoryNeed& need, std::string_view operation, 
     fail(operation, "--memory",
          "training takes about " + format_bytes(need.fixed + need.per_shard) + ", above the limit of " +
              format_bytes(context.memory_limit),
-         remedy);
+         "The smallest limit that does is --memory " + std::to_string((need.fixed + need.per_shard) / kMebibyte + 1) +
+             "MiB; " + std::string(remedy));
   const uint64_t fit = (context.memory_limit - need.fixed) / need.per_shard;
   return static_cast<int64_t>(std::min<uint64_t>(fit, static_cast<uint64_t>(threads)));
 }

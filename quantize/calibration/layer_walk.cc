@@ -52,7 +52,12 @@ class SequentialWalk : public LayerWalk {
     placement_.device = parse_device(context.device);
     if (options.precision == "bf16") type_ = at::kBFloat16;
     solver_.in_pairs = options.precision == "bf16";
+    if (windows() < options.samples)
+      context.progress.message("the calibration text has " + std::to_string(windows()) + " windows, not " +
+                               std::to_string(options.samples));
   }
+
+  int64_t windows() const override { return windows_.size(0); }
 
   SolvedLayer solve_layer(int64_t layer) override {
     std::optional<SolvedLayer> finished = state_.load_layer(layer);
@@ -135,7 +140,7 @@ class SequentialWalk : public LayerWalk {
     if (tasks.empty()) return;
     std::vector<at::Tensor> inputs;
     for (const LayerState& shard : shards_) inputs.push_back(shard.input);
-    InputStatistics statistics = second_moment(inputs, windows_.size(0), context_);
+    InputStatistics statistics = second_moment(inputs, windows(), context_);
     choose_outliers(tasks, outliers_, statistics.diagonal(), solver_.grid, context_);
     if (follow_float_) statistics.missing = missing(input, inputs, weights, roles);
     if (quantizer_.scales_inputs) statistics.mean_absolute = mean_absolute(inputs, context_);
@@ -144,6 +149,8 @@ class SequentialWalk : public LayerWalk {
             ? solve_scaled(quantizer_, {source_, layer, input, tasks, statistics}, solver_, solved, context_)
             : quantizer_.solve(tasks, &statistics, solver_, context_);
     add_output_errors(tasks, statistics, results, context_);
+    for (SolvedMatrix& result : results)
+      if (result.method != "rtn") result.method = quantizer_.name;
     for (size_t i = 0; i < tasks.size(); ++i) {
       if (results[i].matrix) weights.quantized(roles[i]) = dequantized(results[i]);
       solved.matrices.emplace(tasks[i].name, std::move(results[i]));
@@ -166,7 +173,7 @@ class SequentialWalk : public LayerWalk {
       lag = original.input - quantized.input;
       if (ends_in_stream) lag = (original.hidden - quantized.hidden) + at::linear(lag, weights.original(roles[0]));
     });
-    const at::Tensor moment = cross_moment(lags, inputs, windows_.size(0), context_);
+    const at::Tensor moment = cross_moment(lags, inputs, windows(), context_);
     std::vector<std::vector<float>> result;
     for (const Role role : roles) {
       const at::Tensor product = ends_in_stream ? moment : at::matmul(weights.exact(role).cpu(), moment);

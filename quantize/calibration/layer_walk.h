@@ -22,6 +22,7 @@ class LayerWalk {
   virtual ~LayerWalk() = default;
   // Called for 0, 1, 2, ... in this order.
   virtual SolvedLayer solve_layer(int64_t layer) = 0;
+  virtual int64_t windows() const = 0;  // of the text: as many as were asked for, or fewer where it is short
 };
 
 // Sequential (arXiv:2210.17323, section 4): the matrices that share an input are solved with the inputs that the

@@ -147,6 +147,8 @@ class Run {
 
   Json train() {
     const double before = judge(at::zeros_like(parameters_));
+    if (!std::isfinite(before))
+      return {{"what", phase_.name}, {"steps", 0}, {"taken", false}, {"fallback", "the model's logits are not finite"}};
     state_.load(parameters_, adam_);
     context_.progress.begin(phase_.name, phase_.steps, "steps");
     context_.progress.resume(adam_.steps);
@@ -218,7 +220,7 @@ int64_t shards_at_once(const ModelSource& source, const QuantizeOptions& options
   // The original weights and those decoded, and codes twice; with learned rounding a parameter a weight and its
   // gradient. The moments are those that memory_need counts.
   need.fixed += (options.learn_rounding > 0 ? 18 : 10) * static_cast<uint64_t>(config.parameters());
-  return shards_side_by_side(need, "quantize", "Give more, or leave tuning out", context);
+  return shards_side_by_side(need, "quantize", "or leave tuning out", context);
 }
 
 // The best of some products of a shard's size, timed: the first one is slow, and others may be at work here.

@@ -377,6 +377,28 @@ TEST_F(QuantizeByGptq, ActivationsThatAreNotFiniteFallBackToRounding) {
   }
 }
 
+TEST_F(QuantizeByGptq, AShortTextSaysHowManyWindowsItHas) {
+  const auto source = model();
+  fs::create_directories(path("texts"));
+  std::ofstream(path("texts") / "short.txt") << std::string(600, 'a') + " few words";
+  QuantizeOptions chosen = options();
+  chosen.calibration = (path("texts") / "short.txt").string();
+  quantize(*source, "short", chosen);
+  const int64_t windows = calibration_windows(*source, chosen.calibration, 12, 48, "test").size(0);
+  ASSERT_LT(windows, 12);
+  EXPECT_EQ(read_json_file(path("short") / "retort.json")["options"]["windows"], windows);
+  quantize(*source, "enough", options());
+  EXPECT_EQ(read_json_file(path("enough") / "retort.json")["options"]["windows"], 12);
+}
+
+TEST_F(QuantizeByGptq, EachMatrixNamesTheMethodAsked) {
+  const auto source = model();
+  for (const std::string method : {"gptq", "awq", "awq+gptq"})
+    for (const TensorReport& tensor : quantize(*source, method, options("int4-g32-sym", method)).tensors)
+      if (tensor.scheme == "int4-g32-sym" && tensor.name.find("layers.") != std::string::npos)
+        EXPECT_EQ(tensor.method, method) << tensor.name;
+}
+
 // Scales in `output` that bf16 does not hold, by tensor.
 std::vector<std::string> with_other_scales(const fs::path& output) {
   const auto artifact = open_model(output);
