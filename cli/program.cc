@@ -136,18 +136,30 @@ int run_command(const CommandLine& line) {
   return result.as_asked ? kDone : kNotAsAsked;
 }
 
-int dispatch(std::span<const Operation> table, const char* version, const std::vector<std::string>& arguments) {
+// Goes on as the program of that name beside this one.
+[[noreturn]] void become(const char* name, char** argv) {
+  const fs::path path = fs::read_symlink("/proc/self/exe").parent_path() / name;
+  ::execv(path.c_str(), argv);
+  fail("start", path.string(), std::strerror(errno), "It belongs beside this program: install both");
+}
+
+int dispatch(const Program& program, const std::vector<std::string>& arguments, char** argv) {
   if (arguments.empty()) fail_usage("usage", "COMMAND", "it is missing", "`retort --help` lists the commands");
   const std::string& first = arguments.front();
   if (first == "--version" || first == "--help" || first == "-h") {
-    print(first == "--version" ? version : program_help(table));
+    print(first == "--version" ? program.version : program_help(program.operations));
     return kDone;
   }
   if (first.starts_with('-')) fail_usage("usage", first, "a command comes first", "`retort --help` lists the commands");
-  const CommandLine line = parse_command_line(table, arguments);
-  if (!line.help) return run_command(line);
-  print(command_help(*line.operation));
-  return kDone;
+  const CommandLine line = parse_command_line(program.operations, arguments);
+  if (line.help) {
+    print(command_help(*line.operation));
+    return kDone;
+  }
+  const auto needs_torch = line.operation->needs_torch;
+  if (program.with_torch != nullptr && needs_torch != nullptr && needs_torch(line.params))
+    become(program.with_torch, argv);
+  return run_command(line);
 }
 
 // The one line that begins with "retort:", whatever the message holds.
@@ -174,12 +186,12 @@ int exit_code_of(ErrorKind kind) {
 
 }  // namespace
 
-int run_program(std::span<const Operation> table, const char* version, int argc, char** argv) {
+int run_program(const Program& program, int argc, char** argv) {
   install_signal_handlers();
   const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   const std::string command = arguments.empty() ? "usage" : arguments.front();
   try {
-    return dispatch(table, version, arguments);
+    return dispatch(program, arguments, argv);
   } catch (const Error& e) {
     return complain(exit_code_of(e.kind()), e.what());
   } catch (const fs::filesystem_error& e) {

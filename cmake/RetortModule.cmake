@@ -8,6 +8,23 @@ function(retort_library)
   endif()
 endfunction()
 
+# retort_torch_part(NAME folder SOURCES ... DEPS ...): what a folder computes with LibTorch, beside its library, as the
+# objects NAME_torch; NAME_no_torch (no_torch.cc) stands in for them and says what is missing. A program links one of
+# the two; NAME_part is the one of this build.
+function(retort_torch_part)
+  cmake_parse_arguments(arg "" "NAME" "SOURCES;DEPS" ${ARGN})
+  add_library(${arg_NAME}_no_torch OBJECT no_torch.cc)
+  target_link_libraries(${arg_NAME}_no_torch PUBLIC retort_options ${arg_NAME})
+  if(RETORT_TORCH)
+    add_library(${arg_NAME}_torch OBJECT ${arg_SOURCES})
+    target_link_libraries(${arg_NAME}_torch PUBLIC retort_options ${arg_NAME} ${arg_DEPS})
+    retort_use_torch(${arg_NAME}_torch)
+    add_library(${arg_NAME}_part ALIAS ${arg_NAME}_torch)
+  else()
+    add_library(${arg_NAME}_part ALIAS ${arg_NAME}_no_torch)
+  endif()
+endfunction()
+
 # Torch's headers take 20 seconds a file: they come from one precompiled header, and as system headers.
 function(retort_use_torch target)
   target_link_libraries(${target} PUBLIC retort::torch)

@@ -68,6 +68,17 @@ uint64_t largest_storing(std::span<const TensorPlan> plans, int64_t first_layer,
   return most;
 }
 
+// A token is one byte of a text or more.
+uint64_t corpus_bytes(const fs::path& path) {
+  if (!fs::is_directory(path)) return fs::exists(path) ? fs::file_size(path) : 0;
+  uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const fs::path extension = entry.path().extension();
+    if (extension == ".txt" || extension == ".md") sum += entry.file_size();
+  }
+  return sum;
+}
+
 int64_t widest_input(const ModelConfig& config) {
   return std::max({config.hidden_size, config.query_size(), config.ffn_size});
 }
@@ -90,7 +101,7 @@ uint64_t walking(const ModelSource& source, std::span<const TensorPlan> plans, c
     if (plan.layer == 0) matrix = std::max(matrix, bytes(plan.tensor->elements(), kFloat));
   }
   // The residual stream, and the inputs of two groups of matrices: those just used and those that come of them.
-  const int64_t tokens = options.samples * length;
+  const int64_t tokens = std::min(options.samples * length, static_cast<int64_t>(corpus_bytes(options.calibration)));
   const uint64_t lags = follows ? bytes(tokens * config.hidden_size, kFloat) : 0;
   const uint64_t states =
       walks * (bytes(tokens * config.hidden_size, kFloat) + bytes(tokens * (config.hidden_size + wide), value)) + lags;
@@ -125,16 +136,6 @@ uint64_t measuring(const ModelSource& source, std::span<const TensorPlan> plans,
          threads * bytes(windows.length * moving, kFloat);
 }
 
-uint64_t corpus_bytes(const fs::path& path) {
-  if (!fs::is_directory(path)) return fs::exists(path) ? fs::file_size(path) : 0;
-  uint64_t sum = 0;
-  for (const auto& entry : fs::directory_iterator(path)) {
-    const fs::path extension = entry.path().extension();
-    if (extension == ".txt" || extension == ".md") sum += entry.file_size();
-  }
-  return sum;
-}
-
 // A text while it is read (the file and a copy, the parts of a directory while they are joined) and its tokens.
 uint64_t reading(const fs::path& text) { return 3 * corpus_bytes(text); }
 
@@ -145,19 +146,27 @@ uint64_t resident_bytes() {
   return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
+bool measures_model(const QuantizeOptions& options) { return options.scheme == "auto" && !options.calibration.empty(); }
+
+bool walks_model(const QuantizeOptions& options) {
+  const Quantizer& quantizer = find_quantizer(options.method);
+  return quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty());
+}
+
 }  // namespace
+
+bool computes_model(const QuantizeOptions& options) {
+  return measures_model(options) || walks_model(options) || tunes(options);
+}
 
 uint64_t estimate_memory(const ModelSource& source, std::span<const TensorPlan> plans, const QuantizeOptions& options,
                          const Context& context) {
   const auto threads = static_cast<uint64_t>(context.threads.size());
   uint64_t needed = largest_storing(plans, -1, options, threads);
-  const Quantizer& quantizer = find_quantizer(options.method);
-  const bool measures = options.scheme == "auto" && !options.calibration.empty();
-  const bool walks = quantizer.needs_calibration || (quantizer.weighs_columns && options.imatrix.empty());
-  if (measures) needed = std::max(needed, measuring(source, plans, options, threads));
-  if (walks)
+  if (measures_model(options)) needed = std::max(needed, measuring(source, plans, options, threads));
+  if (walks_model(options))
     needed = std::max(needed, walking(source, plans, options, threads) + largest_storing(plans, 0, options, threads));
-  if (measures || walks || tunes(options)) needed = std::max(needed, reading(options.calibration));
+  if (computes_model(options)) needed = std::max(needed, reading(options.calibration));
   return resident_bytes() + kWriterBuffers + kReadPages + needed;
 }
 

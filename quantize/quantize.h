@@ -47,8 +47,11 @@ struct QuantizeSummary {
   std::vector<TensorReport> tensors;
   Json allocation = nullptr;  // with scheme "auto": {"size", "measure", "expected_loss", ...}
   Json verdict = nullptr;     // of options.target: {"target", "loads", "format", "reasons"}
-  bool fell_back() const;     // any tensor: exit code 3
+  bool fell_back() const;     // any tensor, or the tuning: exit code 3
 };
+
+// Whether a run computes the model itself (calibration, sensitivity, tuning), for which it needs LibTorch.
+bool computes_model(const QuantizeOptions& options);
 
 // Writes the native quantized directory into `directory` (staged by the caller). What an interrupted calibrated run
 // left there is continued when model, text and options are the same; the result has the same bytes either way.

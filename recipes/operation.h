@@ -96,6 +96,7 @@ struct Operation {
   // Why a parameter has no say beside the others, as a sentence; empty: it has. One that was given then is refused.
   std::string (*unheeded)(const Params& params, std::string_view name) = nullptr;
   bool on_device = false;  // it computes where --device says; the others only on the CPU
+  bool (*needs_torch)(const Params& params) = nullptr;  // it computes with LibTorch; nullptr: it never does
 };
 
 // As for a table of parameters, and refuses what was given in vain.

@@ -86,6 +86,7 @@ const Operation kDistillOperation{.name = "distill",
                                   .stage = true,
                                   .resumable = true,
                                   .run = run,
-                                  .on_device = true};
+                                  .on_device = true,
+                                  .needs_torch = [](const Params&) { return true; }};
 
 }  // namespace retort

@@ -104,6 +104,11 @@ OperationResult run(const Params& params, const std::filesystem::path&, Context&
   return {.json = json, .text = text_of(json)};
 }
 
+// Which backend scores a model is known when it is open: LibTorch may be asked for unless all is said.
+bool needs_torch(const Params& params) {
+  return params.has("reference") || !params.has("backend") || params.text("backend") != "runtime";
+}
+
 }  // namespace
 
 const Operation kEvalOperation{.name = "eval",
@@ -114,6 +119,7 @@ const Operation kEvalOperation{.name = "eval",
                                .stage = true,
                                .resumable = false,
                                .run = run,
-                               .on_device = true};
+                               .on_device = true,
+                               .needs_torch = needs_torch};
 
 }  // namespace retort

@@ -62,6 +62,7 @@ const Operation kPruneOperation{.name = "prune",
                                 .stage = true,
                                 .resumable = false,
                                 .run = run,
-                                .on_device = true};
+                                .on_device = true,
+                                .needs_torch = [](const Params&) { return true; }};
 
 }  // namespace retort

@@ -97,6 +97,8 @@ QuantizeOptions read_options(const Params& params) {
   return options;
 }
 
+bool needs_torch(const Params& params) { return computes_model(read_options(params)); }
+
 std::string unheeded(const Params& params, std::string_view name) { return why_unheeded(read_options(params), name); }
 
 constexpr size_t kWorst = 10;
@@ -162,6 +164,7 @@ extern const Operation kQuantizeOperation = {"quantize",
                                              true,
                                              run,
                                              unheeded,
-                                             /*on_device=*/true};
+                                             /*on_device=*/true,
+                                             needs_torch};
 
 }  // namespace retort

@@ -19,6 +19,7 @@ extern const Operation kRunOperation = {"run",
                                         false,
                                         run,
                                         nullptr,
-                                        /*on_device=*/true};
+                                        /*on_device=*/true,
+                                        [](const Params&) { return true; }};
 
 }  // namespace retort

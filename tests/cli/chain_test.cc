@@ -1,4 +1,5 @@
 // The whole chain of commands on a real model, by one recipe.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -52,6 +53,26 @@ TEST_F(Chain, GoesThroughFallbacksTwiceToTheSameBytes) {
   ASSERT_EQ(run("first", "2").code, 3);
   for (const Json& done : read_json_file(directory_ / "first/report.json")["stages"])
     EXPECT_TRUE(done["cached"].get<bool>()) << done["stage"];
+}
+
+// What needs no LibTorch is done without the program that has it; the rest says which file is missing.
+TEST(Alone, DoesWhatNeedsNoLibTorch) {
+  const fs::path directory = testing::fresh_directory("alone");
+  fs::copy_file(RETORT_PROGRAM, directory / "retort");
+  const auto quantize = [&](const std::string& method) {
+    return testing::run(
+        {directory / "retort", "quantize", std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart/teacher", "--scheme",
+         "q4_0", "--method", method, method == "rtn" ? "--quiet" : "--calibration=" RETORT_SOURCE_DIR "/README.md",
+         "--output", method},
+        directory);
+  };
+  EXPECT_EQ(quantize("rtn").code, 0);
+  for (const char* method : {"gptq", "awq", "imatrix"}) {
+    const Finished finished = quantize(method);
+    EXPECT_EQ(finished.code, 1) << method;
+    EXPECT_THAT(finished.last_error_line(), ::testing::HasSubstr("retort-torch: No such file")) << method;
+    EXPECT_FALSE(fs::exists(directory / method));
+  }
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 #include "cli/program.h"
 #include "tests/cli/stub_operations.h"
 
-int main(int argc, char** argv) { return retort::run_program(retort::stub_operations(), "retort stub", argc, argv); }
+int main(int argc, char** argv) {
+  return retort::run_program({.operations = retort::stub_operations(), .version = "retort stub"}, argc, argv);
+}
