@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
-#include <cstdio>
 #include <filesystem>
 
 #include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "export/model_name.h"
 #include "export/provenance.h"
 #include "export/tensors.h"
 
@@ -44,15 +43,6 @@ class Metadata {
   GgufHeader header_;
 };
 
-// "5.8M", "1.1B".
-std::string size_label(int64_t parameters) {
-  const bool billions = parameters >= 1'000'000'000;
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f%c", static_cast<double>(parameters) / (billions ? 1e9 : 1e6),
-                billions ? 'B' : 'M');
-  return text;
-}
-
 // llama3's is in rope_freqs.weight. llama.cpp multiplies YaRN's advised attention factor by the one in the file.
 void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfig& rope) {
   if (rope.scaling == RopeScaling::kLinear || rope.scaling == RopeScaling::kYarn)
@@ -68,11 +58,20 @@ void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfi
   meta.f32(prefix + "yarn_beta_slow", rope.beta_slow);
 }
 
+// As llama.cpp's converter has it; a size that the name does not say is counted.
+void add_name(Metadata& meta, const ModelName& name, int64_t parameters) {
+  const auto text = [&](const char* key, const std::string& value) {
+    if (!value.empty()) meta.text(key, value);
+  };
+  text("general.name", title_of(name.full));
+  text("general.version", name.version);
+  text("general.finetune", name.finetune);
+  text("general.basename", name.base);
+  text("general.size_label", name.size.empty() ? size_label(parameters) : name.size);
+}
+
 void add_sizes(Metadata& meta, const ModelConfig& c) {
   const std::string arch(c.family->gguf_architecture);
-  meta.text("general.architecture", arch);
-  meta.text("general.type", "model");
-  meta.text("general.size_label", size_label(c.parameters()));
   meta.u32(arch + ".vocab_size", c.vocab_size);
   meta.u32(arch + ".context_length", exact_context(c));
   meta.u32(arch + ".embedding_length", c.hidden_size);
@@ -212,7 +211,7 @@ void check_rope(const ModelConfig& c) {
 
 }  // namespace
 
-GgufHeader gguf_metadata(const ModelSource& source) {
+GgufHeader gguf_metadata(const ModelSource& source, const std::string& id) {
   const ModelConfig& c = source.config();
   check_rope(c);
   if (c.family->qk_norm && c.qkv_bias)
@@ -220,19 +219,19 @@ GgufHeader gguf_metadata(const ModelSource& source) {
          "llama.cpp's '" + std::string(c.family->gguf_architecture) + "' has no biases in attention",
          "Use --format onnx or hf");
   Metadata meta;
-  add_sizes(meta, source.config());
+  meta.text("general.architecture", std::string(c.family->gguf_architecture));
+  meta.text("general.type", "model");
+  add_name(meta, parse_model_name(id, c.parameters()), c.parameters());
+  add_sizes(meta, c);
   add_vocabulary(meta, source);
   add_provenance(meta, source);
   return meta.take();
 }
 
-std::string gguf_model_name(const ModelSource& source, const GgufLayerTypes& types) {
-  std::string base = base_model_of(source.config());
-  base = base.empty() ? std::string(source.config().family->model_type) : base.substr(base.rfind('/') + 1);
-  for (char& c : base)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '-';
-  base[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(base[0])));
-  return base + "-" + size_label(source.config().parameters()) + "-v1.0-" + std::string(file_type(types).name);
+std::string gguf_model_name(const ModelSource& source, const std::string& id, const GgufLayerTypes& types) {
+  const ModelConfig& c = source.config();
+  const ModelName name = parse_model_name(id.empty() ? c.family->model_type : std::string_view(id), c.parameters());
+  return gguf_stem(name, c.parameters(), file_type(types).name);
 }
 
 void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks) {

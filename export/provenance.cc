@@ -75,6 +75,11 @@ Provenance provenance_of(const ModelSource& source) {
   return provenance;
 }
 
+std::string model_id_of(const ModelConfig& config) {
+  const std::string name = text_at(config.json, "_name_or_path");
+  return is_repository_part(name) ? name : base_model_of(config);
+}
+
 std::string base_model_of(const ModelConfig& config) {
   std::string name = text_at(config.json, "_name_or_path");
   const size_t slash = name.find('/');

@@ -113,18 +113,30 @@ TEST_F(Extras, NamesTheImportanceMatrixAsLlamaQuantizeDoes) {
   for (const auto& [key, value] : without.header().metadata) EXPECT_THAT(key, Not(HasSubstr("imatrix")));
 }
 
-// BaseName-SizeLabel-Version-Encoding of ggml's naming convention.
+// BaseName-SizeLabel-FineTune-Version-Encoding of ggml's naming convention, and the same parts as keys.
 TEST_F(Extras, AFileInADirectoryIsNamedAfterTheModel) {
-  for (const auto& [repository, base] : {std::pair("", "Llama"), std::pair("someone/tiny_model.v2", "Tiny-model-v2")}) {
-    const fs::path model = temp_.path() / base, output = temp_.path() / (std::string(base) + ".out");
+  using Keys = std::vector<std::optional<std::string>>;
+  const auto check = [&](const std::string& id, const std::string& file, const Keys& keys) {
+    SCOPED_TRACE(id);
+    const fs::path model = temp_.path() / file, output = temp_.path() / (file + ".out");
     testing::TinyModel shape{.ffn_size = 128};
-    if (*repository != 0) shape.extra = {{"_name_or_path", repository}};
+    if (!id.empty()) shape.extra = {{"_name_or_path", id}};
     const auto source = testing::quantized_model(model, shape, "q4_0", true);
     fs::create_directory(output);
     export_model(*source, output, {.format = "gguf", .type = {}}, context_);
     EXPECT_EQ(source->config().parameters(), 144832);
-    EXPECT_THAT(files_in(output), ::testing::ElementsAre(output / (std::string(base) + "-0.1M-v1.0-Q4_0.gguf")));
-  }
+    ASSERT_THAT(files_in(output), ::testing::ElementsAre(output / file));
+    const GgufFile written(output / file);
+    Keys found;
+    for (const char* key : {"name", "basename", "size_label", "finetune", "version"})
+      found.push_back(written.header().string(std::string("general.") + key));
+    EXPECT_EQ(found, keys);
+  };
+  check("", "Llama-145K-v1.0-Q4_0.gguf", {{}, {}, "145K", {}, {}});
+  check("/home/me/Tiny-1M-chat", "Llama-145K-v1.0-Q4_0.gguf", {{}, {}, "145K", {}, {}});
+  check("student", "Student-145K-v1.0-Q4_0.gguf", {"Student", {}, "145K", {}, {}});
+  check("someone/Tiny-3.2-150K-chat-v0.3", "Tiny-3-2-150K-chat-v0.3-Q4_0.gguf",
+        {"Tiny 3.2 150K Chat v0.3", "Tiny-3.2", "150K", "chat", "v0.3"});
 }
 
 TEST_F(Extras, DirectoriesCarryWhatTheyWereMadeFrom) {
