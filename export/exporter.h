@@ -49,6 +49,8 @@ class ArtifactWriter {
   // them; they are written behind, in the order of the rows.
   virtual void write(const PlannedTensor& tensor, ThreadPool& threads) = 0;
   virtual void finish() = 0;
+  // What the model says and the artifact cannot, as sentences.
+  virtual std::vector<std::string> unsaid() const { return {}; }
 };
 
 struct ExportFormat {
@@ -68,6 +70,7 @@ const ExportFormat& export_format(std::string_view name);
 struct ExportSummary {
   int64_t tensors = 0, quantized = 0;                          // written in all, and of them as integers
   std::vector<std::pair<std::string, std::string>> fallbacks;  // tensor, reason
+  std::vector<std::string> notes = {};                         // ArtifactWriter::unsaid
 };
 
 // Writes to `output` (staged by the caller; for a directory format it exists).

@@ -82,6 +82,8 @@ class GgufExporter : public ArtifactWriter {
 
   void finish() override { writer_->finish(); }
 
+  std::vector<std::string> unsaid() const override { return gguf_unsaid(source_); }
+
  private:
   void add_tensor(std::string name, std::string_view type_name, std::vector<int64_t> shape) {
     const GgmlType& type = *find_ggml_type(type_name);

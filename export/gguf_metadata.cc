@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <filesystem>
+#include <set>
 
 #include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "core/checkpoint/chat_templates.h"
+#include "export/gguf_end_tokens.h"
 #include "export/model_name.h"
 #include "export/provenance.h"
 #include "export/tensors.h"
@@ -128,17 +132,35 @@ void add_vocabulary(Metadata& meta, const ModelSource& source) {
   meta.text("tokenizer.ggml.model", bpe ? "gpt2" : "llama");
   meta.text("tokenizer.ggml.pre", bpe ? vocabulary.pre : "default");
   add_tokens(meta, vocabulary, source);
-  std::optional<int64_t> bos = c.bos_id, eos;
-  if (!c.eos_ids.empty()) eos = c.eos_ids.front();
+  std::optional<int64_t> bos = c.bos_id;
   if (vocabulary.bos) bos = *vocabulary.bos;
-  if (vocabulary.eos) eos = *vocabulary.eos;
+  const GgufEndTokens ends = gguf_end_tokens(c, vocabulary);
   meta.id("tokenizer.ggml.bos_token_id", bos);
-  meta.id("tokenizer.ggml.eos_token_id", eos);
+  meta.id("tokenizer.ggml.eos_token_id", ends.eos);
+  meta.id("tokenizer.ggml.eot_token_id", ends.eot);
+  meta.id("tokenizer.ggml.eom_token_id", ends.eom);
   meta.id("tokenizer.ggml.unknown_token_id", vocabulary.unknown);
   meta.id("tokenizer.ggml.padding_token_id", vocabulary.padding);
   meta.boolean("tokenizer.ggml.add_bos_token", vocabulary.add_bos);
   meta.boolean("tokenizer.ggml.add_eos_token", vocabulary.add_eos);
   if (!bpe) meta.boolean("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix);
+}
+
+// A name as the gguf package writes it.
+std::string key_of_template(std::string name) {
+  for (char& c : name)
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  return name;
+}
+
+// Of two templates whose names become one the first is written.
+void add_chat_templates(Metadata& meta, const ModelSource& source) {
+  std::set<std::string> names;
+  for (const auto& [name, text] : chat_templates_of_side_files(source.side_files(), source.path().string()))
+    if (const std::string key = key_of_template(name); name != "default" && names.insert(key).second)
+      meta.text("tokenizer.chat_template." + key, text);
+  if (!names.empty())
+    meta.array("tokenizer.chat_templates", kString, std::vector<std::string>(names.begin(), names.end()));
   if (const std::string chat = source.chat_template(); !chat.empty()) meta.text("tokenizer.chat_template", chat);
 }
 
@@ -224,8 +246,23 @@ GgufHeader gguf_metadata(const ModelSource& source, const std::string& id) {
   add_name(meta, parse_model_name(id, c.parameters()), c.parameters());
   add_sizes(meta, c);
   add_vocabulary(meta, source);
+  add_chat_templates(meta, source);
   add_provenance(meta, source);
   return meta.take();
+}
+
+std::vector<std::string> gguf_unsaid(const ModelSource& source) {
+  std::vector<std::string> notes;
+  std::set<std::string> keys;
+  for (const auto& [name, text] : chat_templates_of_side_files(source.side_files(), source.path().string()))
+    if (!keys.insert(key_of_template(name)).second)
+      notes.push_back("the chat template '" + name + "' is left out: in GGUF its name is that of another");
+  const auto tokenizer = source.tokenizer();
+  const Vocabulary& vocabulary = tokenizer->vocabulary();
+  for (const int64_t id : gguf_end_tokens(source.config(), vocabulary).unsaid)
+    notes.push_back("the token " + std::to_string(id) + " '" + std::string(text_of_token(vocabulary, id)) +
+                    "' ends a generation too, for which GGUF has no key: llama.cpp goes on after it");
+  return notes;
 }
 
 std::string gguf_model_name(const ModelSource& source, const std::string& id, const GgufLayerTypes& types) {

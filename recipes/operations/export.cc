@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -8,10 +9,12 @@
 #include "core/base/files.h"
 #include "core/base/json.h"
 #include "core/base/text.h"
+#include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/gguf.h"
 #include "export/card.h"
 #include "export/exporter.h"
 #include "export/modelfile.h"
+#include "export/template_syntax.h"
 #include "recipes/operations/rows.h"
 
 namespace fs = std::filesystem;
@@ -59,7 +62,8 @@ Json to_json(const ExportSummary& summary, const std::string& format, uint64_t b
           {"quantized_tensors", summary.quantized},
           {"output_bytes", bytes},
           {"peak_rss_bytes", peak_resident_bytes()},
-          {"fallbacks", fallbacks}};
+          {"fallbacks", fallbacks},
+          {"notes", summary.notes}};
 }
 
 // The file that lies in the directory of a GGUF model, the first of several; empty: another format, or a file.
@@ -79,6 +83,15 @@ std::vector<std::string> write_extras(const Params& params, const ModelSource& s
     if (!file.problem.empty()) problems.push_back(file.problem);
   }
   if (params.flag("card")) write_text_file(output / "README.md", model_card(source, options, summary, measured, gguf));
+  return problems;
+}
+
+// What no program can render, whatever the format: one sentence for each.
+std::vector<std::string> broken_templates(const ModelSource& source) {
+  std::vector<std::string> problems;
+  for (const auto& [name, text] : chat_templates_of_side_files(source.side_files(), source.path().string()))
+    if (const std::string error = template_syntax_error(text); !error.empty())
+      problems.push_back("the chat template '" + name + "' cannot be rendered: " + error);
   return problems;
 }
 
@@ -123,12 +136,14 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   if (params.has("metrics")) measured.push_back(read_measured(params.path("metrics")));
   const auto source = open_model(params.path("model"));
   const ExportSummary summary = export_model(*source, output, options, context);
-  const auto problems = write_extras(params, *source, options, summary, measured, output);
+  auto problems = broken_templates(*source);
+  std::ranges::move(write_extras(params, *source, options, summary, measured, output), std::back_inserter(problems));
   const uint64_t bytes = bytes_below(output);
   std::string text = options.format + ": " + std::to_string(summary.tensors) + " tensors (" +
                      std::to_string(summary.quantized) + " quantized), " + format_bytes(bytes);
   for (const auto& [tensor, reason] : summary.fallbacks) text += "\nin " + fallback + ": " + tensor + ": " + reason;
   for (const std::string& problem : problems) text += "\n" + problem;
+  for (const std::string& note : summary.notes) text += "\nnote: " + note;
   Json json = to_json(summary, options.format, bytes);
   json["problems"] = problems;
   return {json, summary.fallbacks.empty() && problems.empty(), text};

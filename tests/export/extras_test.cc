@@ -7,6 +7,7 @@
 #include "core/checkpoint/gguf.h"
 #include "export/card.h"
 #include "export/exporter.h"
+#include "export/gguf_end_tokens.h"
 #include "export/modelfile.h"
 #include "export/verifier.h"
 #include "tests/export/quantized_model.h"
@@ -137,6 +138,87 @@ TEST_F(Extras, AFileInADirectoryIsNamedAfterTheModel) {
   check("student", "Student-145K-v1.0-Q4_0.gguf", {"Student", {}, "145K", {}, {}});
   check("someone/Tiny-3.2-150K-chat-v0.3", "Tiny-3-2-150K-chat-v0.3-Q4_0.gguf",
         {"Tiny 3.2 150K Chat v0.3", "Tiny-3.2", "150K", "chat", "v0.3"});
+}
+
+TEST(EndTokens, TakeTheKeysThatFitThem) {
+  const auto check = [](std::vector<std::string> texts, std::vector<int64_t> ids, std::vector<int64_t> keys,
+                        std::vector<int64_t> unsaid) {
+    ModelConfig config;
+    config.eos_ids = std::move(ids);
+    Vocabulary vocabulary;
+    for (std::string& text : texts) vocabulary.tokens.push_back({.text = std::move(text)});
+    const GgufEndTokens ends = gguf_end_tokens(config, vocabulary);
+    EXPECT_EQ((std::vector<int64_t>{ends.eos.value_or(-1), ends.eot.value_or(-1), ends.eom.value_or(-1)}), keys);
+    EXPECT_EQ(ends.unsaid, unsaid);
+  };
+  check({"a"}, {}, {-1, -1, -1}, {});
+  check({"a", "b", "c"}, {2, 0, 1}, {2, 0, 1}, {});
+  check({"a", "b", "c", "d"}, {2, 0, 1, 3}, {2, 0, 1}, {3});
+  check({"<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"}, {0, 1, 2}, {0, 2, 1}, {});
+  check({"<|im_end|>", "<|endoftext|>"}, {0, 1}, {0, -1, 1}, {});
+  check({"a", "<|im_end|>", "b"}, {0, 2}, {0, -1, 2}, {});  // llama.cpp takes the second for the end of a turn
+  check({"a", "<|im_end|>", "<|eom_id|>", "b"}, {0, 3}, {0, -1, -1}, {3});
+  check({"a", "<|endoftext|>", "b", "c"}, {0, 1, 2, 3}, {0, 2, 3}, {});  // a text that it knows needs no key
+  check({"a"}, {0, 7, 8, 9}, {0, 7, 8}, {9});                            // rows of padding
+}
+
+// Without a tokenizer's own EOS the first of the list is it.
+TEST_F(Extras, EveryTokenThatEndsAGenerationIsWrittenOrReported) {
+  const auto check = [&](const std::vector<int64_t>& ids, const std::vector<int64_t>& written, size_t notes) {
+    const fs::path model = temp_.path() / Json(ids).dump(), path = temp_.path() / (Json(ids).dump() + ".gguf");
+    testing::quantized_model(model, {.ffn_size = 128, .extra = {{"eos_token_id", ids}}}, "q4_0", true);
+    write_text_file(model / "quantized" / "tokenizer_config.json", R"({"bos_token": "<s>"})");
+    const auto source = open_model(model / "quantized");
+    const ExportSummary summary = export_model(*source, path, {.format = "gguf", .type = {}}, context_);
+    EXPECT_EQ(summary.notes.size(), notes);
+    EXPECT_EQ(open_model(path)->config().eos_ids, written);
+    const VerifyResult result = verify_artifact(path, *source, context_);
+    EXPECT_TRUE(result.equal());
+    EXPECT_EQ(result.notes.size(), notes);
+    Json config = read_json_file(model / "quantized" / "config.json");
+    for (const std::vector<int64_t>& others : {std::vector<int64_t>{0, 5}, {0, 5, 8}}) {
+      config["eos_token_id"] = others;
+      write_text_file(model / "quantized" / "config.json", config.dump());
+      const VerifyResult other = verify_artifact(path, *open_model(model / "quantized"), context_);
+      EXPECT_FALSE(other.tokenizer_equal) << Json(others);
+      EXPECT_THAT(other.differences, ::testing::Contains(HasSubstr("ends a generation")));
+    }
+  };
+  check({0, 5, 7}, {0, 5, 7}, 0);
+  check({0, 5, 7, 9}, {0, 5, 7}, 1);
+}
+
+// In GGUF under names of letters and digits; back in a directory they are files.
+TEST_F(Extras, NamedChatTemplatesAreInEveryFormat) {
+  const fs::path model = temp_.path() / "named", again = temp_.path() / "again";
+  testing::quantized_model(model, {.ffn_size = 128}, "int4-g32-sym");
+  Json settings = read_json_file(model / "quantized" / "tokenizer_config.json");
+  settings["chat_template"] =
+      Json::parse(R"([{"name": "default", "template": "a"}, {"name": "tool-use", "template": "b"}])");
+  write_text_file(model / "quantized" / "tokenizer_config.json", settings.dump());
+  fs::create_directory(model / "quantized" / "additional_chat_templates");
+  write_text_file(model / "quantized" / "additional_chat_templates" / "rag.jinja", "c");
+  const auto source = open_model(model / "quantized");
+  const fs::path path = temp_.path() / "named.gguf";
+  export_model(*source, path, {.format = "gguf", .type = {}}, context_);
+  const GgufFile file(path);
+  EXPECT_EQ(file.header().string("tokenizer.chat_template"), "a");
+  EXPECT_EQ(file.header().string("tokenizer.chat_template.tool_use"), "b");
+  EXPECT_EQ(file.header().string("tokenizer.chat_template.rag"), "c");
+  EXPECT_THAT(*file.header().strings("tokenizer.chat_templates"), ::testing::ElementsAre("rag", "tool_use"));
+  EXPECT_TRUE(verify_artifact(path, *source, context_).equal());
+  fs::create_directory(again);
+  export_model(*open_model(path), again, {.format = "gptq", .type = {}}, context_);
+  EXPECT_EQ(read_text_file(again / "additional_chat_templates" / "tool_use.jinja"), "b");
+  EXPECT_EQ(read_text_file(again / "chat_template.jinja"), "a");
+  EXPECT_TRUE(verify_artifact(again, *open_model(path), context_).equal());
+  write_text_file(model / "quantized" / "additional_chat_templates" / "rag.jinja", "other");
+  const VerifyResult changed = verify_artifact(path, *open_model(model / "quantized"), context_);
+  EXPECT_FALSE(changed.template_equal);
+  EXPECT_THAT(changed.differences, ::testing::ElementsAre("chat template 'rag': its bytes differ"));
+  fs::remove_all(model / "quantized" / "additional_chat_templates");
+  EXPECT_THAT(verify_artifact(path, *open_model(model / "quantized"), context_).differences,
+              ::testing::ElementsAre("chat template 'rag': the model has none"));
 }
 
 TEST_F(Extras, DirectoriesCarryWhatTheyWereMadeFrom) {
