@@ -150,7 +150,7 @@ class Comparison {
 
 bool same_files(std::span<const SideFile> stored, const ModelSource& model, VerifyResult& result) {
   bool same = true;
-  for (const SideFile& file : model.side_files()) {
+  for (const SideFile& file : artifact_side_files(model)) {
     const auto found = std::ranges::find(stored, file.name, &SideFile::name);
     if (found != stored.end() && found->bytes == file.bytes) continue;
     result.differences.push_back(file.name + ": it has other bytes, or is missing");
