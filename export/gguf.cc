@@ -52,7 +52,7 @@ class GgufExporter : public ArtifactWriter {
   GgufExporter(const ModelSource& source, const ExportOptions& options)
       : source_(source),
         max_shard_bytes_(options.max_shard_bytes),
-        id_(model_id_of(source.config())),
+        id_(options.base_model.empty() ? model_id_of(source.config()) : options.base_model),
         header_(gguf_metadata(source, id_)) {}
 
   std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {

@@ -11,6 +11,7 @@
 #include "export/modelfile.h"
 #include "export/verifier.h"
 #include "tests/export/quantized_model.h"
+#include "tests/support/error_of.h"
 
 namespace retort {
 namespace {
@@ -287,10 +288,16 @@ TEST(Modelfile, ReportsATextThatCannotBeQuoted) {
 TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
   const ExportOptions options{.format = "gguf", .type = {}};
   const ExportSummary summary = export_to(temp_.path() / "model.gguf", options);
-  EXPECT_THAT(model_card(*source_, options, summary, {}, "model.gguf"), HasSubstr("were not measured"));
-  const Json measured{{"convention", "windows-256"}, {"tokens", 287640}, {"perplexity", 54.4}, {"kl_mean", nullptr}};
-  const std::string card = model_card(*source_, options, summary, {&measured, 1}, "model.gguf");
-  EXPECT_THAT(card, HasSubstr("| windows-256 | 287640 | 54.4 | not measured |"));
+  EXPECT_THAT(model_card(*source_, options, summary, {}, {"model.gguf"}), HasSubstr("were not measured"));
+  const Json measured{{"model_digest", "0123"},
+                      {"text", "/home/me/held.txt"},
+                      {"reference", "../models/teacher/"},
+                      {"convention", "windows-256"},
+                      {"tokens", 287640},
+                      {"perplexity", 54.4},
+                      {"kl_mean", nullptr}};
+  const std::string card = model_card(*source_, options, summary, {&measured, 1}, {"model.gguf"});
+  EXPECT_THAT(card, HasSubstr("| windows-256 | held.txt | 287640 | 54.4 | teacher | not measured |"));
   EXPECT_THAT(card, HasSubstr("llama-cli -m model.gguf"));
   EXPECT_THAT(card, Not(HasSubstr("were not measured")));
   EXPECT_THAT(card, HasSubstr("made from, whose numbers it holds."));
@@ -305,9 +312,9 @@ TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
 
 // The measured model has other numbers than an artifact that rounds them.
 TEST_F(Extras, CardSaysThatAnArtifactInAnotherTypeWasNotMeasured) {
-  const Json measured{{"perplexity", 54.4}};
+  const Json measured{{"model_digest", "0123"}, {"perplexity", 54.4}};
   const auto card = [&](const ExportOptions& options, const ExportSummary& summary) {
-    return model_card(*source_, options, summary, {&measured, 1}, "");
+    return model_card(*source_, options, summary, {&measured, 1}, {});
   };
   const ExportSummary fallen{.tensors = 2, .quantized = 1, .fallbacks = {{"lm_head.weight", "a reason"}}};
   const ExportOptions typed{.format = "gguf", .type = DType::kBF16};
@@ -320,13 +327,46 @@ TEST_F(Extras, CardSaysThatAnArtifactInAnotherTypeWasNotMeasured) {
   EXPECT_THAT(card({.format = "hf", .type = DType::kF32}, {}), HasSubstr("whose numbers it holds"));
 }
 
+// Figures of another model, the float one's say, are refused; of a JSON that does not say whose they are that is said.
+TEST_F(Extras, CardHasNoFiguresOfAnotherModel) {
+  const Json measured{{"model_digest", "0123"}, {"perplexity", 54.4}}, nameless{{"perplexity", 54.4}};
+  check_measured(measured, "measured.json", "0123");
+  check_measured(nameless, "measured.json", "0123");
+  EXPECT_THAT(testing::error_of([&] { check_measured(measured, "measured.json", "4567"); }),
+              HasSubstr("measured.json: it was measured on another model"));
+  const std::string card = model_card(*source_, {.format = "hf", .type = DType::kF32}, {}, {&nameless, 1}, {});
+  EXPECT_THAT(card, HasSubstr("do not say which model they were measured on."));
+  EXPECT_THAT(card, Not(HasSubstr("Measured by")));
+}
+
+// The text of a path relative to some directory is like that of a repository: only who exports knows.
+TEST_F(Extras, CardNamesTheBaseModelThatItIsTold) {
+  const auto source = testing::quantized_model(
+      temp_.path() / "moved", {.ffn_size = 128, .extra = {{"_name_or_path", "out/student"}}}, "q4_0", true);
+  ExportOptions options{.format = "gguf", .type = {}};
+  const ExportSummary quantized{.tensors = 2, .quantized = 1, .fallbacks = {}},
+      dense{.tensors = 2, .quantized = 0, .fallbacks = {}};
+  const std::string untold = model_card(*source, options, quantized, {}, {});
+  EXPECT_THAT(untold, Not(HasSubstr("base_model")));
+  EXPECT_THAT(untold, Not(HasSubstr("out/")));
+  EXPECT_THAT(untold, HasSubstr("# student, gguf\n"));
+  options.base_model = "someone/Tiny-3.2";
+  EXPECT_THAT(model_card(*source, options, quantized, {}, {}),
+              HasSubstr("base_model: someone/Tiny-3.2\nbase_model_relation: quantized\n"));
+  const std::string card = model_card(*source, options, dense, {}, {});
+  EXPECT_THAT(card, HasSubstr("base_model: someone/Tiny-3.2\nlibrary_name"));
+  EXPECT_THAT(card, HasSubstr("# Tiny-3.2, gguf\n"));
+  export_to(temp_.path() / "told.gguf", options);
+  EXPECT_EQ(GgufFile(temp_.path() / "told.gguf").header().string("general.name"), "Tiny 3.2");
+}
+
 TEST_F(Extras, CardNamesTheTypeOfTheScales) {
   Json config = read_json_file(temp_.path() / "model" / "quantized" / "config.json");
   config["retort"] = {{"scheme", "q4_0"}, {"scale_type", "portable"}};
   write_text_file(temp_.path() / "model" / "quantized" / "config.json", config.dump());
   const auto source = open_model(temp_.path() / "model" / "quantized");
   const ExportSummary summary{.tensors = 2, .quantized = 1, .fallbacks = {}};
-  EXPECT_THAT(model_card(*source, {.format = "gguf", .type = {}}, summary, {}, ""), HasSubstr("| scales | portable |"));
+  EXPECT_THAT(model_card(*source, {.format = "gguf", .type = {}}, summary, {}, {}), HasSubstr("| scales | portable |"));
 }
 
 }  // namespace
