@@ -12,9 +12,15 @@ namespace retort {
 
 // The JSON object that `retort eval` wrote to a file. Another file is an Error.
 Json read_measured(const std::filesystem::path& path);
-// `measured`: those that were measured on this model; may be empty.
-// `gguf`: the name of the GGUF file, where the artifact has one; else empty.
+// Throws where the JSON says that another model was measured than that of `digest`.
+void check_measured(const Json& measured, const std::filesystem::path& path, const std::string& digest);
+// What lies beside the card.
+struct CardFiles {
+  std::string gguf;  // the name of the GGUF file; empty: another format
+  bool modelfile = false;
+};
+// `measured`: checked; may be empty.
 std::string model_card(const ModelSource& source, const ExportOptions& options, const ExportSummary& summary,
-                       std::span<const Json> measured, const std::string& gguf);
+                       std::span<const Json> measured, const CardFiles& files);
 
 }  // namespace retort

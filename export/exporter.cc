@@ -165,6 +165,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
     if (!planned.fallback.empty()) summary.fallbacks.emplace_back(planned.tensor->name, planned.fallback);
   }
   writer->finish();
+  summary.notes = writer->unsaid();
   context.progress.end();
   return summary;
 }

@@ -24,6 +24,7 @@ struct ExportOptions {
   std::optional<DType> fallback = {};  // a tensor that the format cannot hold is written in this instead of refused
   std::string operators = "contrib";   // onnx: "contrib" (ONNX Runtime's own where they are faster) or "standard"
   uint64_t max_shard_bytes = 0;        // gguf in a directory: files of at most so many bytes of tensors; 0: one file
+  std::string base_model = {};         // "owner/name" of the model that this one was made from; empty: not told
   int64_t accuracy_level = 0;          // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
 };
 
@@ -49,6 +50,8 @@ class ArtifactWriter {
   // them; they are written behind, in the order of the rows.
   virtual void write(const PlannedTensor& tensor, ThreadPool& threads) = 0;
   virtual void finish() = 0;
+  // What the model says and the artifact cannot, as sentences.
+  virtual std::vector<std::string> unsaid() const { return {}; }
 };
 
 struct ExportFormat {
@@ -68,6 +71,7 @@ const ExportFormat& export_format(std::string_view name);
 struct ExportSummary {
   int64_t tensors = 0, quantized = 0;                          // written in all, and of them as integers
   std::vector<std::pair<std::string, std::string>> fallbacks;  // tensor, reason
+  std::vector<std::string> notes = {};                         // ArtifactWriter::unsaid
 };
 
 // Writes to `output` (staged by the caller; for a directory format it exists).

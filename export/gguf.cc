@@ -9,6 +9,7 @@
 #include "export/formats.h"
 #include "export/gguf_metadata.h"
 #include "export/gguf_shards.h"
+#include "export/provenance.h"
 #include "export/tensors.h"
 
 namespace retort {
@@ -58,7 +59,10 @@ std::string refuses_blocks(const QuantizedMatrix& m) {
 class GgufExporter : public ArtifactWriter {
  public:
   GgufExporter(const ModelSource& source, const ExportOptions& options)
-      : source_(source), max_shard_bytes_(options.max_shard_bytes), header_(gguf_metadata(source)) {}
+      : source_(source),
+        max_shard_bytes_(options.max_shard_bytes),
+        id_(options.base_model.empty() ? model_id_of(source.config()) : options.base_model),
+        header_(gguf_metadata(source, id_)) {}
 
   std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {
     return refuses_blocks(matrix);
@@ -71,7 +75,7 @@ class GgufExporter : public ArtifactWriter {
       add_tensor(gguf_name(*planned.rule, planned.layer), stored_type(planned), planned.tensor->shape);
     const GgufLayerTypes types = layer_types(plan);
     add_gguf_file_type(header_, types, fallback_notes(plan));
-    writer_ = std::make_unique<GgufShards>(path, gguf_model_name(source_, types), header_, max_shard_bytes_);
+    writer_ = std::make_unique<GgufShards>(path, gguf_model_name(source_, id_, types), header_, max_shard_bytes_);
     for (const auto& [name, values] : factors) writer_->append(std::as_bytes(std::span(values)));
   }
 
@@ -86,6 +90,8 @@ class GgufExporter : public ArtifactWriter {
   }
 
   void finish() override { writer_->finish(); }
+
+  std::vector<std::string> unsaid() const override { return gguf_unsaid(source_); }
 
  private:
   void add_tensor(std::string name, std::string_view type_name, std::vector<int64_t> shape) {
@@ -130,6 +136,7 @@ class GgufExporter : public ArtifactWriter {
 
   const ModelSource& source_;
   const uint64_t max_shard_bytes_;
+  const std::string id_;
   GgufHeader header_;
   std::unique_ptr<GgufShards> writer_;
 };

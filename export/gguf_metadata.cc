@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "core/checkpoint/chat_templates.h"
+#include "export/gguf_end_tokens.h"
+#include "export/model_name.h"
 #include "export/provenance.h"
 #include "export/tensors.h"
 
@@ -44,15 +47,6 @@ class Metadata {
   GgufHeader header_;
 };
 
-// "5.8M", "1.1B".
-std::string size_label(int64_t parameters) {
-  const bool billions = parameters >= 1'000'000'000;
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f%c", static_cast<double>(parameters) / (billions ? 1e9 : 1e6),
-                billions ? 'B' : 'M');
-  return text;
-}
-
 // llama3's is in rope_freqs.weight. llama.cpp multiplies YaRN's advised attention factor by the one in the file.
 void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfig& rope) {
   if (rope.scaling == RopeScaling::kLinear || rope.scaling == RopeScaling::kYarn)
@@ -68,11 +62,20 @@ void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfi
   meta.f32(prefix + "yarn_beta_slow", rope.beta_slow);
 }
 
+// As llama.cpp's converter has it; a size that the name does not say is counted.
+void add_name(Metadata& meta, const ModelName& name, int64_t parameters) {
+  const auto text = [&](const char* key, const std::string& value) {
+    if (!value.empty()) meta.text(key, value);
+  };
+  text("general.name", title_of(name.full));
+  text("general.version", name.version);
+  text("general.finetune", name.finetune);
+  text("general.basename", name.base);
+  text("general.size_label", name.size.empty() ? size_label(parameters) : name.size);
+}
+
 void add_sizes(Metadata& meta, const ModelConfig& c) {
   const std::string arch(c.family->gguf_architecture);
-  meta.text("general.architecture", arch);
-  meta.text("general.type", "model");
-  meta.text("general.size_label", size_label(c.parameters()));
   meta.u32(arch + ".vocab_size", c.vocab_size);
   meta.u32(arch + ".context_length", exact_context(c));
   meta.u32(arch + ".embedding_length", c.hidden_size);
@@ -129,17 +132,35 @@ void add_vocabulary(Metadata& meta, const ModelSource& source) {
   meta.text("tokenizer.ggml.model", bpe ? "gpt2" : "llama");
   meta.text("tokenizer.ggml.pre", bpe ? vocabulary.pre : "default");
   add_tokens(meta, vocabulary, source);
-  std::optional<int64_t> bos = c.bos_id, eos;
-  if (!c.eos_ids.empty()) eos = c.eos_ids.front();
+  std::optional<int64_t> bos = c.bos_id;
   if (vocabulary.bos) bos = *vocabulary.bos;
-  if (vocabulary.eos) eos = *vocabulary.eos;
+  const GgufEndTokens ends = gguf_end_tokens(c, vocabulary);
   meta.id("tokenizer.ggml.bos_token_id", bos);
-  meta.id("tokenizer.ggml.eos_token_id", eos);
+  meta.id("tokenizer.ggml.eos_token_id", ends.eos);
+  meta.id("tokenizer.ggml.eot_token_id", ends.eot);
+  meta.id("tokenizer.ggml.eom_token_id", ends.eom);
   meta.id("tokenizer.ggml.unknown_token_id", vocabulary.unknown);
   meta.id("tokenizer.ggml.padding_token_id", vocabulary.padding);
   meta.boolean("tokenizer.ggml.add_bos_token", vocabulary.add_bos);
   meta.boolean("tokenizer.ggml.add_eos_token", vocabulary.add_eos);
   if (!bpe) meta.boolean("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix);
+}
+
+// A name as the gguf package writes it.
+std::string key_of_template(std::string name) {
+  for (char& c : name)
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  return name;
+}
+
+// Of two templates whose names become one the first is written.
+void add_chat_templates(Metadata& meta, const ModelSource& source) {
+  std::set<std::string> names;
+  for (const auto& [name, text] : chat_templates_of_side_files(source.side_files(), source.path().string()))
+    if (const std::string key = key_of_template(name); name != "default" && names.insert(key).second)
+      meta.text("tokenizer.chat_template." + key, text);
+  if (!names.empty())
+    meta.array("tokenizer.chat_templates", kString, std::vector<std::string>(names.begin(), names.end()));
   if (const std::string chat = source.chat_template(); !chat.empty()) meta.text("tokenizer.chat_template", chat);
 }
 
@@ -212,7 +233,7 @@ void check_rope(const ModelConfig& c) {
 
 }  // namespace
 
-GgufHeader gguf_metadata(const ModelSource& source) {
+GgufHeader gguf_metadata(const ModelSource& source, const std::string& id) {
   const ModelConfig& c = source.config();
   check_rope(c);
   if (c.family->qk_norm && c.qkv_bias)
@@ -220,19 +241,34 @@ GgufHeader gguf_metadata(const ModelSource& source) {
          "llama.cpp's '" + std::string(c.family->gguf_architecture) + "' has no biases in attention",
          "Use --format onnx or hf");
   Metadata meta;
-  add_sizes(meta, source.config());
+  meta.text("general.architecture", std::string(c.family->gguf_architecture));
+  meta.text("general.type", "model");
+  add_name(meta, parse_model_name(id, c.parameters()), c.parameters());
+  add_sizes(meta, c);
   add_vocabulary(meta, source);
+  add_chat_templates(meta, source);
   add_provenance(meta, source);
   return meta.take();
 }
 
-std::string gguf_model_name(const ModelSource& source, const GgufLayerTypes& types) {
-  std::string base = base_model_of(source.config());
-  base = base.empty() ? std::string(source.config().family->model_type) : base.substr(base.rfind('/') + 1);
-  for (char& c : base)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '-';
-  base[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(base[0])));
-  return base + "-" + size_label(source.config().parameters()) + "-v1.0-" + std::string(file_type(types).name);
+std::vector<std::string> gguf_unsaid(const ModelSource& source) {
+  std::vector<std::string> notes;
+  std::set<std::string> keys;
+  for (const auto& [name, text] : chat_templates_of_side_files(source.side_files(), source.path().string()))
+    if (!keys.insert(key_of_template(name)).second)
+      notes.push_back("the chat template '" + name + "' is left out: in GGUF its name is that of another");
+  const auto tokenizer = source.tokenizer();
+  const Vocabulary& vocabulary = tokenizer->vocabulary();
+  for (const int64_t id : gguf_end_tokens(source.config(), vocabulary).unsaid)
+    notes.push_back("the token " + std::to_string(id) + " '" + std::string(text_of_token(vocabulary, id)) +
+                    "' ends a generation too, for which GGUF has no key: llama.cpp goes on after it");
+  return notes;
+}
+
+std::string gguf_model_name(const ModelSource& source, const std::string& id, const GgufLayerTypes& types) {
+  const ModelConfig& c = source.config();
+  const ModelName name = parse_model_name(id.empty() ? c.family->model_type : std::string_view(id), c.parameters());
+  return gguf_stem(name, c.parameters(), file_type(types).name);
 }
 
 void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks) {

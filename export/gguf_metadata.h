@@ -13,14 +13,16 @@ namespace retort {
 
 // All metadata but the file type. A model that llama.cpp cannot run as it is meant is refused; one with a sliding
 // window, which llama.cpp does not have for these architectures, gets a context that is no longer than the window.
-GgufHeader gguf_metadata(const ModelSource& source);
+// `id`: "owner/name" or the name of the model, as far as it is known (provenance.h); else empty.
+GgufHeader gguf_metadata(const ModelSource& source, const std::string& id);
+// What the model says and a GGUF file has no key for, as sentences.
+std::vector<std::string> gguf_unsaid(const ModelSource& source);
 // How many weights of the layers' matrices have each type: "q4_k", "f16", ...
 using GgufLayerTypes = std::map<std::string, int64_t>;
 // `fallbacks`: "tensor: reason" of what is not as asked.
 void add_gguf_file_type(GgufHeader& header, const GgufLayerTypes& types, std::span<const std::string> fallbacks);
-// What the file is called where a program chooses: the naming convention of ggml (docs/gguf.md), BaseName-SizeLabel-
-// Version-Encoding, "Llama-5.8M-v1.0-Q4_0".
-std::string gguf_model_name(const ModelSource& source, const GgufLayerTypes& types);
+// What the file is called where a program chooses, after the family where no name is known: model_name.h.
+std::string gguf_model_name(const ModelSource& source, const std::string& id, const GgufLayerTypes& types);
 // Tensors of [head_dim / 2] by name, of what llama.cpp divides the unscaled frequencies by: for llama3 scaling and
 // longrope.
 using GgufFactors = std::pair<std::string, std::vector<float>>;

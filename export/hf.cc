@@ -34,7 +34,7 @@ class HfExporter : public ArtifactWriter {
 
   void finish() override {
     weights_->finish();
-    write_side_files(source_.side_files(), directory_);
+    write_side_files(artifact_side_files(source_), directory_);
     write_text_file(directory_ / "config.json", config_.dump(2) + "\n");
   }
 

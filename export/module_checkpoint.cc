@@ -106,7 +106,7 @@ void ModuleCheckpoint::write(const PlannedTensor& planned, ThreadPool& threads) 
 
 void ModuleCheckpoint::finish() {
   weights_->finish();
-  write_side_files(source_.side_files(), directory_);
+  write_side_files(artifact_side_files(source_), directory_);
   Json config = artifact_config(source_, notes_);
   describe(config);
   write_text_file(directory_ / "config.json", config.dump(2) + "\n");

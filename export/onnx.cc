@@ -52,7 +52,7 @@ class OnnxExporter : public ArtifactWriter {
   void finish() override {
     data_->close();
     graph_.save(directory_ / "model.onnx", notes_);
-    write_side_files(source_.side_files(), directory_);
+    write_side_files(artifact_side_files(source_), directory_);
     write_text_file(directory_ / "config.json", artifact_config(source_, fallbacks_).dump(2) + "\n");
     write_text_file(directory_ / "genai_config.json",
                     genai_config(source_, operators_, accuracy_level_).dump(2) + "\n");

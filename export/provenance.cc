@@ -76,12 +76,20 @@ Provenance provenance_of(const ModelSource& source) {
   return provenance;
 }
 
+std::string model_id_of(const ModelConfig& config) {
+  const std::string name = text_at(config.json, "_name_or_path");
+  return is_repository_part(name) ? name : base_model_of(config);
+}
+
+bool is_repository(std::string_view text) {
+  const size_t slash = text.find('/');
+  return slash != std::string_view::npos && is_repository_part(text.substr(0, slash)) &&
+         is_repository_part(text.substr(slash + 1));
+}
+
 std::string base_model_of(const ModelConfig& config) {
   std::string name = text_at(config.json, "_name_or_path");
-  const size_t slash = name.find('/');
-  if (slash == std::string::npos) return {};
-  const std::string_view text = name;
-  return is_repository_part(text.substr(0, slash)) && is_repository_part(text.substr(slash + 1)) ? name : std::string();
+  return is_repository(name) ? name : std::string();
 }
 
 }  // namespace retort

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,5 +27,9 @@ Provenance provenance_of(const ModelSource& source);
 // "_name_or_path" of the configuration, when its text is that of a repository (owner/name) and not of a path; else
 // empty. What lies on this machine does not count.
 std::string base_model_of(const ModelConfig& config);
+// Whether a text is "owner/name".
+bool is_repository(std::string_view text);
+// The same, or a name without an owner: what the model may be called, and no place to look for it.
+std::string model_id_of(const ModelConfig& config);
 
 }  // namespace retort

@@ -151,6 +151,35 @@ int64_t exact_context(const ModelConfig& c) {
   return context;
 }
 
+namespace {
+
+// transformers writes where it found a tokenizer: the name of a repository, or a path of that machine.
+bool is_local_place(const std::string& key, const Json& value) {
+  if (!value.is_string()) return false;
+  const auto text = value.get<std::string>();
+  if (key == "name_or_path" || key == "_name_or_path") return !is_repository(text);
+  return key.ends_with("_file") && text.find_first_of("/\\") != std::string::npos;
+}
+
+std::string without_local_places(const std::string& bytes, const std::string& label) {
+  const Json json = parse_json(bytes, label);
+  if (!json.is_object()) return bytes;
+  Json kept = Json::object();
+  for (const auto& [key, value] : json.items())
+    if (!is_local_place(key, value)) kept[key] = value;
+  return kept.size() == json.size() ? bytes : kept.dump(2) + "\n";
+}
+
+}  // namespace
+
+std::vector<SideFile> artifact_side_files(const ModelSource& source) {
+  std::vector<SideFile> files(source.side_files().begin(), source.side_files().end());
+  for (SideFile& file : files)
+    if (file.name == "tokenizer_config.json")
+      file.bytes = without_local_places(file.bytes, (source.path() / file.name).string());
+  return files;
+}
+
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks) {
   Json json = source.config().json, self = Json::object();
   json.erase("quantization_config");

@@ -50,6 +50,8 @@ std::string_view torch_name(DType type);
 std::vector<std::string> fallback_notes(std::span<const PlannedTensor> plan);
 // Tokens that a program which attends to all of them, without the model's sliding window, computes alike.
 int64_t exact_context(const ModelConfig& config);
+// The files beside the weights, byte for byte; of tokenizer_config.json without the places where its files lay.
+std::vector<SideFile> artifact_side_files(const ModelSource& source);
 // config.json as the model came with it, less what described its own quantization and where it lay, with factors of
 // rotary frequencies as transformers knows them, and with what the artifact says of itself under "retort": its
 // provenance (provenance.h) and `fallbacks`, where there are any.

@@ -38,10 +38,18 @@ std::string digest_of(std::string_view text) {
   return digest.hex();
 }
 
+namespace {
+constexpr size_t kRun = size_t{16} << 20;  // bytes of a file that are in memory at a time
+}
+
 std::string digest_of_path(const fs::path& path) {
   Digest digest;
   if (!fs::is_directory(path)) {
-    digest.update(MappedFile(path).bytes());
+    const MappedFile file(path);
+    for (size_t at = 0; at < file.bytes().size(); at += kRun) {
+      digest.update(file.bytes().subspan(at, std::min(kRun, file.bytes().size() - at)));
+      file.release();
+    }
     return digest.hex();
   }
   std::vector<fs::path> files;

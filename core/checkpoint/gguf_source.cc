@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "core/base/error.h"
+#include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/gguf_model.h"
 #include "core/checkpoint/sources.h"
 #include "core/pack/packed_format.h"
@@ -58,6 +59,7 @@ class GgufSource final : public ModelSource {
  private:
   ModelConfig read_config() const;
   Json generation_config(const Vocabulary& vocabulary) const;
+  std::vector<SideFile> template_files() const;
   void add(const ExpectedTensor& expected);
   void list_extras();
   const Entry& entry(const ModelTensor& tensor) const;
@@ -73,17 +75,31 @@ class GgufSource final : public ModelSource {
   mutable std::vector<SideFile> side_files_;
 };
 
+// Names become those of files: others than llama.cpp's converter gives are passed over.
+std::vector<SideFile> GgufSource::template_files() const {
+  std::vector<SideFile> files;
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  if (const std::string text = chat_template(); !text.empty()) files.push_back({"chat_template.jinja", text});
+  const std::vector<std::string>* names = file_.header().strings("tokenizer.chat_templates");
+  for (const std::string& name : names == nullptr ? std::vector<std::string>() : *names)
+    if (const auto text = file_.header().string("tokenizer.chat_template." + name);
+        text && !name.empty() && std::ranges::all_of(name, is_plain) &&
+        find_side_file(files, chat_template_file(name)) == nullptr)
+      files.push_back({chat_template_file(name), *text});
+  return files;
+}
+
 // Made of the metadata when they are first asked for.
 std::span<const SideFile> GgufSource::side_files() const {
   std::call_once(side_files_made_, [&] {
+    side_files_ = template_files();
     if (!file_.header().string("tokenizer.ggml.model")) return;
     const Vocabulary vocabulary = vocabulary_of_gguf(file_.header(), path_.string());
     if (!refuses_tokenizer_files(vocabulary).empty()) return;
     const TokenizerFiles files = tokenizer_files_of(vocabulary);
-    side_files_ = {{"generation_config.json", generation_config(vocabulary).dump(2) + "\n"},
-                   {"tokenizer.json", files.tokenizer},
-                   {"tokenizer_config.json", files.config}};
-    if (const std::string text = chat_template(); !text.empty()) side_files_.push_back({"chat_template.jinja", text});
+    side_files_.push_back({"generation_config.json", generation_config(vocabulary).dump(2) + "\n"});
+    side_files_.push_back({"tokenizer.json", files.tokenizer});
+    side_files_.push_back({"tokenizer_config.json", files.config});
   });
   return side_files_;
 }

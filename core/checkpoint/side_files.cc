@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/sources.h"
 
 namespace fs = std::filesystem;
@@ -22,15 +23,29 @@ constexpr std::array kNames{
     "chat_template.jinja",
     "chat_template.json",
 };
+constexpr const char* kDefault = "default";
 constexpr const char* kTemplates = "additional_chat_templates";  // transformers 4.50 and later: NAME.jinja
 
-// tokenizer_config.json holds one template, or a list of {"name", "template"} of which "default" is the one.
-std::string template_of(const Json& value, const std::string& label) {
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_array()) return {};
+// tokenizer_config.json holds one template, or a list of {"name", "template"}. Of two with one name the first counts.
+ChatTemplates templates_in(const Json& value, const std::string& label) {
+  ChatTemplates templates;
+  if (value.is_string()) templates.emplace(kDefault, value.get<std::string>());
+  if (!value.is_array()) return templates;
   for (const Json& entry : value)
-    if (entry.is_object() && json_value<std::string>(entry, "name", "", label) == "default")
-      return json_required<std::string>(entry, "template", label);
+    if (const auto name = entry.is_object() ? json_value<std::string>(entry, "name", "", label) : ""; !name.empty())
+      templates.emplace(name, json_required<std::string>(entry, "template", label));
+  return templates;
+}
+
+// What chat_template.json or tokenizer_config.json says.
+ChatTemplates templates_in_json(std::span<const SideFile> files, const std::string& label) {
+  for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
+    const SideFile* file = find_side_file(files, name);
+    if (file == nullptr) continue;
+    const std::string place = label + "/" + name;
+    const Json json = parse_json(file->bytes, place);
+    if (json.is_object() && json.contains("chat_template")) return templates_in(json["chat_template"], place);
+  }
   return {};
 }
 
@@ -63,16 +78,25 @@ const SideFile* find_side_file(std::span<const SideFile> files, std::string_view
   return found == files.end() ? nullptr : &*found;
 }
 
+std::string chat_template_file(const std::string& name) { return std::string(kTemplates) + "/" + name + ".jinja"; }
+
+ChatTemplates chat_templates_of_side_files(std::span<const SideFile> files, const std::string& label) {
+  ChatTemplates templates;
+  const SideFile* alone = find_side_file(files, "chat_template.jinja");
+  if (alone != nullptr)
+    templates[kDefault] = alone->bytes;
+  else
+    templates = templates_in_json(files, label);
+  for (const SideFile& file : files)
+    if (const fs::path path = file.name; path.parent_path() == kTemplates) templates[path.stem().string()] = file.bytes;
+  std::erase_if(templates, [](const auto& entry) { return entry.second.empty(); });
+  return templates;
+}
+
 std::string chat_template_of_side_files(std::span<const SideFile> files, const std::string& label) {
-  if (const SideFile* file = find_side_file(files, "chat_template.jinja")) return file->bytes;
-  for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
-    const SideFile* file = find_side_file(files, name);
-    if (file == nullptr) continue;
-    const std::string place = label + "/" + name;
-    const Json json = parse_json(file->bytes, place);
-    if (json.is_object() && json.contains("chat_template")) return template_of(json["chat_template"], place);
-  }
-  return {};
+  const ChatTemplates templates = chat_templates_of_side_files(files, label);
+  const auto found = templates.find(kDefault);
+  return found == templates.end() ? std::string() : found->second;
 }
 
 bool has_tokenizer(std::span<const SideFile> files) {

@@ -11,6 +11,7 @@
 
 #include "core/arch/family.h"
 #include "core/base/dtype.h"
+#include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/model_source.h"
 #include "core/tokenizer/tokenizer.h"
 #include "export/verify/config_numbers.h"
@@ -38,9 +39,11 @@ class ArtifactReader {
   virtual ArtifactTensor read(const ExpectedTensor& expected) const = 0;
   virtual std::span<const SideFile> side_files() const { return {}; }
   virtual std::unique_ptr<Tokenizer> tokenizer() const = 0;
-  virtual std::string chat_template() const = 0;
+  virtual ChatTemplates chat_templates() const = 0;
   // The configuration numbers that the artifact holds, wherever it does.
   virtual std::vector<ConfigNumber> numbers() const = 0;
+  // Tokens that end a generation, where they are not said in side files.
+  virtual std::optional<std::vector<int64_t>> end_tokens() const { return {}; }
   // Bytes of the files of weights that belong to no tensor.
   virtual int64_t unclaimed_bytes() const { return 0; }
   // What it says of itself: the texts of a JSON object by name, and the list "fallbacks" of what is dense in it though

@@ -22,9 +22,18 @@ class GgufArtifact : public ArtifactReader {
 
   std::string_view format() const override { return "gguf"; }
   std::unique_ptr<Tokenizer> tokenizer() const override { return source_->tokenizer(); }
-  std::string chat_template() const override {
-    return file_.header().string("tokenizer.chat_template").value_or(std::string());
+  ChatTemplates chat_templates() const override {
+    const GgufHeader& header = file_.header();
+    ChatTemplates templates;
+    if (const auto text = header.string("tokenizer.chat_template"); text && !text->empty())
+      templates["default"] = *text;
+    if (const auto* names = header.strings("tokenizer.chat_templates"))
+      for (const std::string& name : *names)
+        templates[name] = header.string("tokenizer.chat_template." + name).value_or(std::string());
+    return templates;
   }
+
+  std::optional<std::vector<int64_t>> end_tokens() const override { return source_->config().eos_ids; }
 
   std::vector<ConfigNumber> numbers() const override {
     auto numbers = numbers_without_windows(numbers_of(source_->config(), "metadata"), config_);

@@ -54,7 +54,7 @@ class OnnxArtifact : public ArtifactReader {
   std::string_view format() const override { return "onnx"; }
   std::span<const SideFile> side_files() const override { return files_; }
   std::unique_ptr<Tokenizer> tokenizer() const override { return tokenizer_from_side_files(files_, label_); }
-  std::string chat_template() const override { return chat_template_of_side_files(files_, label_); }
+  ChatTemplates chat_templates() const override { return chat_templates_of_side_files(files_, label_); }
 
   std::vector<ConfigNumber> numbers() const override {
     std::vector<ConfigNumber> numbers = numbers_of_graph(parts_);

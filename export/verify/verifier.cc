@@ -1,12 +1,14 @@
 #include "export/verifier.h"
 
 #include <algorithm>
+#include <cctype>
 #include <functional>
 
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "core/checkpoint/gguf.h"
 #include "core/tokenizer/unicode.h"
+#include "export/gguf_end_tokens.h"
 #include "export/hard_text.h"
 #include "export/provenance.h"
 #include "export/tensors.h"
@@ -148,7 +150,7 @@ class Comparison {
 
 bool same_files(std::span<const SideFile> stored, const ModelSource& model, VerifyResult& result) {
   bool same = true;
-  for (const SideFile& file : model.side_files()) {
+  for (const SideFile& file : artifact_side_files(model)) {
     const auto found = std::ranges::find(stored, file.name, &SideFile::name);
     if (found != stored.end() && found->bytes == file.bytes) continue;
     result.differences.push_back(file.name + ": it has other bytes, or is missing");
@@ -194,6 +196,31 @@ bool same_rules(const Vocabulary& mine, const Vocabulary& stored, const ModelCon
   return true;
 }
 
+// A GGUF file has three keys for tokens that end a generation, and llama.cpp stops at some texts without being told.
+bool same_ends(const ArtifactReader& artifact, const ModelConfig& config, const Vocabulary& mine,
+               VerifyResult& result) {
+  const auto stored = artifact.end_tokens();
+  if (!stored) return true;
+  const auto has = [](const std::vector<int64_t>& ids, int64_t id) { return std::ranges::find(ids, id) != ids.end(); };
+  const auto name = [&](int64_t id) { return std::to_string(id) + " '" + std::string(text_of_token(mine, id)) + "'"; };
+  const std::vector<int64_t> unsaid = gguf_end_tokens(config, mine).unsaid;
+  bool same = true;
+  const auto differ = [&](int64_t id, const char* what) {
+    result.differences.push_back("tokenizer: the token " + name(id) + what);
+    same = false;
+  };
+  for (const int64_t id : config.eos_ids) {
+    if (has(*stored, id) || llama_cpp_stops_at(text_of_token(mine, id))) continue;
+    if (!has(unsaid, id))
+      differ(id, " does not end a generation");
+    else
+      result.notes.push_back("tokenizer: the token " + name(id) + " ends a generation too, for which GGUF has no key");
+  }
+  for (const int64_t id : *stored)
+    if (!has(config.eos_ids, id) && mine.eos != id) differ(id, " ends a generation");
+  return same;
+}
+
 bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
   if (model.container() != "gguf" && !has_tokenizer(model.side_files())) return true;
   const auto mine = model.tokenizer(), stored = artifact.tokenizer();
@@ -208,10 +235,40 @@ bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, Ve
     text = normalize(text, NormalForm::kNfc);
   }
   if (!same_rules(mine->vocabulary(), stored->vocabulary(), model.config(), result)) return false;
+  if (!same_ends(artifact, model.config(), mine->vocabulary(), result)) return false;
   if (!same_ids(*mine, *stored, specials + text, true))
     result.notes.emplace_back(
         "tokenizer: text that follows a special token is tokenized as llama.cpp does, with a blank in front");
   return true;
+}
+
+// The model's chat templates under the names that the format can have: in GGUF of letters and digits.
+ChatTemplates expected_templates(const ModelSource& model, bool gguf, VerifyResult& result) {
+  ChatTemplates templates;
+  for (const auto& [original, text] : chat_templates_of_side_files(model.side_files(), model.path().string())) {
+    std::string name = original;
+    for (char& c : name)
+      if (gguf && std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+    if (!templates.emplace(name, text).second)
+      result.notes.push_back("chat template: '" + original + "' is left out, its name is that of another");
+  }
+  return templates;
+}
+
+bool same_templates(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
+  const ChatTemplates expected = expected_templates(model, artifact.format() == "gguf", result);
+  const ChatTemplates found = artifact.chat_templates();
+  const auto differ = [&](const std::string& name, const char* what) {
+    result.differences.push_back("chat template" + (name == "default" ? "" : " '" + name + "'") + ": " + what);
+  };
+  for (const auto& [name, text] : expected)
+    if (const auto stored = found.find(name); stored == found.end())
+      differ(name, "it is missing");
+    else if (stored->second != text)
+      differ(name, "its bytes differ");
+  for (const auto& [name, text] : found)
+    if (!expected.contains(name)) differ(name, "the model has none");
+  return expected == found;
 }
 
 // A digest that the artifact carries is that of the model; artifacts of other programs carry none.
@@ -262,8 +319,7 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   result.tokenizer_equal = same_tokenizer(*artifact, model, result);
   if (result.format != "gguf")
     result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;
-  result.template_equal = artifact->chat_template() == model.chat_template();
-  if (!result.template_equal) result.differences.emplace_back("chat template: its bytes differ");
+  result.template_equal = same_templates(*artifact, model, result);
   const Provenance provenance = provenance_of(model);
   if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;

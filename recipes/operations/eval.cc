@@ -4,6 +4,7 @@
 #include "core/base/files.h"
 #include "eval/perplexity.h"
 #include "recipes/operations/rows.h"
+#include "recipes/stage_cache.h"
 
 namespace retort {
 namespace {
@@ -68,12 +69,13 @@ std::string text_of(const Json& json) {
   return text;
 }
 
+// What lies at the path, so that a model card can tell whether it is of the same model.
+std::string digest_of_model(const std::filesystem::path& path) { return DigestMemo({}).of(path); }
+
 Json to_json(const Params& params, const Convention& convention, const EvalResult& result, std::string_view backend) {
-  Json json = {{"model", params.text("model")},
-               {"text", params.text("text")},
-               {"convention", name_of(convention)},
-               {"tokens", result.tokens},
-               {"perplexity", result.perplexity}};
+  Json json = {{"model", params.text("model")}, {"model_digest", digest_of_model(params.path("model"))},
+               {"text", params.text("text")},   {"convention", name_of(convention)},
+               {"tokens", result.tokens},       {"perplexity", result.perplexity}};
   if (result.divergence) {
     json["reference"] = params.text("reference");
     json["kl_mean"] = result.divergence->kl_mean;
@@ -112,7 +114,7 @@ bool needs_torch(const Params& params) {
 }  // namespace
 
 const Operation kEvalOperation{.name = "eval",
-                               .version = 2,
+                               .version = 3,
                                .summary = "Perplexity of a model, and its divergence from a reference",
                                .params = kParams,
                                .output = OutputKind::kNone,

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -8,11 +9,15 @@
 #include "core/base/files.h"
 #include "core/base/json.h"
 #include "core/base/text.h"
+#include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/gguf.h"
 #include "export/card.h"
 #include "export/exporter.h"
 #include "export/modelfile.h"
+#include "export/provenance.h"
+#include "export/template_syntax.h"
 #include "recipes/operations/rows.h"
+#include "recipes/stage_cache.h"
 
 namespace fs = std::filesystem;
 
@@ -49,6 +54,7 @@ constexpr std::array kParams{
     ParamSpec{"modelfile", ParamType::kFlag, "false", "gguf: PATH is a directory, with a Modelfile for Ollama"},
     ParamSpec{"card", ParamType::kFlag, "false", "write README.md, the model card, into the directory PATH"},
     ParamSpec{"metrics", ParamType::kFile, {}, "card: the JSON that `eval` wrote for the model"},
+    ParamSpec{"base-model", ParamType::kText, {}, "card and gguf: OWNER/NAME of the model that this one was made from"},
 };
 
 Json to_json(const ExportSummary& summary, const std::string& format, uint64_t bytes) {
@@ -59,7 +65,8 @@ Json to_json(const ExportSummary& summary, const std::string& format, uint64_t b
           {"quantized_tensors", summary.quantized},
           {"output_bytes", bytes},
           {"peak_rss_bytes", peak_resident_bytes()},
-          {"fallbacks", fallbacks}};
+          {"fallbacks", fallbacks},
+          {"notes", summary.notes}};
 }
 
 // The file that lies in the directory of a GGUF model, the first of several; empty: another format, or a file.
@@ -78,7 +85,17 @@ std::vector<std::string> write_extras(const Params& params, const ModelSource& s
     write_text_file(output / "Modelfile", file.text);
     if (!file.problem.empty()) problems.push_back(file.problem);
   }
-  if (params.flag("card")) write_text_file(output / "README.md", model_card(source, options, summary, measured, gguf));
+  const CardFiles files{.gguf = gguf, .modelfile = params.flag("modelfile")};
+  if (params.flag("card")) write_text_file(output / "README.md", model_card(source, options, summary, measured, files));
+  return problems;
+}
+
+// What no program can render, whatever the format: one sentence for each.
+std::vector<std::string> broken_templates(const ModelSource& source) {
+  std::vector<std::string> problems;
+  for (const auto& [name, text] : chat_templates_of_side_files(source.side_files(), source.path().string()))
+    if (const std::string error = template_syntax_error(text); !error.empty())
+      problems.push_back("the chat template '" + name + "' cannot be rendered: " + error);
   return problems;
 }
 
@@ -103,6 +120,11 @@ void check_options(const Params& params) {
     fail_usage("options", "--modelfile", "Ollama reads no split models", "Leave out --max-shard-size");
   if (params.has("metrics") && !params.flag("card"))
     fail_usage("options", "--metrics", "it is for the model card", "Give --card");
+  if (params.has("base-model") && !is_repository(params.text("base-model")))
+    fail_usage("options", "--base-model", "'" + params.text("base-model") + "' is not the name of a repository",
+               "Give OWNER/NAME");
+  if (params.has("base-model") && !params.flag("card") && params.text("format") != "gguf")
+    fail_usage("options", "--base-model", "it is for the model card and for GGUF", "Give --card");
   if (const int64_t level = params.integer("accuracy-level"); level != 0 && level != 4)
     fail_usage("options", "--accuracy-level", "with " + std::to_string(level) + " activations stay as they are",
                "Give 0, which says so, or 4");
@@ -119,16 +141,21 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   if (fallback != "none") options.fallback = parse_dtype(fallback);
   options.operators = params.text("operators");
   options.accuracy_level = params.integer("accuracy-level");
+  if (params.has("base-model")) options.base_model = params.text("base-model");
   std::vector<Json> measured;
   if (params.has("metrics")) measured.push_back(read_measured(params.path("metrics")));
   const auto source = open_model(params.path("model"));
+  for (const Json& json : measured)
+    check_measured(json, params.path("metrics"), DigestMemo({}).of(params.path("model")));
   const ExportSummary summary = export_model(*source, output, options, context);
-  const auto problems = write_extras(params, *source, options, summary, measured, output);
+  auto problems = broken_templates(*source);
+  std::ranges::move(write_extras(params, *source, options, summary, measured, output), std::back_inserter(problems));
   const uint64_t bytes = bytes_below(output);
   std::string text = options.format + ": " + std::to_string(summary.tensors) + " tensors (" +
                      std::to_string(summary.quantized) + " quantized), " + format_bytes(bytes);
   for (const auto& [tensor, reason] : summary.fallbacks) text += "\nin " + fallback + ": " + tensor + ": " + reason;
   for (const std::string& problem : problems) text += "\n" + problem;
+  for (const std::string& note : summary.notes) text += "\nnote: " + note;
   Json json = to_json(summary, options.format, bytes);
   json["problems"] = problems;
   return {json, summary.fallbacks.empty() && problems.empty(), text};
@@ -138,7 +165,7 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
 
 const Operation kExportOperation{
     .name = "export",
-    .version = 3,
+    .version = 4,
     .summary = "write what other programs load: gguf, onnx, gptq, awq, compressed-tensors, mlx, hf",
     .params = kParams,
     .output = OutputKind::kByFormat,

@@ -12,15 +12,17 @@ import unittest
 
 import yaml
 
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # GPTQModel refuses machines with few cores without this
 import common
 from common import retort
 
-FIGURES = ("convention", "tokens", "perplexity", "kl_mean", "kl_p99", "kl_max", "top1_agreement")
+FIGURES = ("convention", "text", "tokens", "perplexity", "reference", "kl_mean", "kl_p99", "kl_max", "top1_agreement")
 # What loads a format, by the card. Programs that are not among the clients of these tests are not run.
 LOADERS = {"gguf": {"llama.cpp", "llama-cpp-python", "Retort"}, "onnx": {"onnxruntime-genai"},
-           "gptq": {"GPTQModel", "vLLM"}, "awq": {"GPTQModel", "vLLM", "mlx-lm"},
+           "gptq": {"GPTQModel", "transformers", "vLLM"}, "awq": {"GPTQModel", "transformers", "vLLM", "mlx-lm"},
            "compressed-tensors": {"vLLM", "transformers"}, "mlx": {"mlx-lm"}, "hf": {"transformers"}}
-ABSENT = {"llama.cpp", "vLLM", "GPTQModel"}
+ABSENT = {"llama.cpp", "vLLM", "Ollama"}
+NEEDS_MORE = {("gptq", "transformers")}  # optimum, whose pins conflict with GPTQModel's
 
 
 def commands(card):
@@ -55,7 +57,8 @@ class Card(unittest.TestCase):
             opened = [node.value for node in ast.walk(ast.parse(words[2])) if isinstance(node, ast.Constant)]
         else:
             opened = words[1:]
-        files = [name for name in opened if isinstance(name, str) and (name == "." or name.endswith(".gguf"))]
+        files = [name for name in opened if isinstance(name, str)
+                 and (name in (".", "Modelfile") or name.endswith(".gguf"))]
         self.assertEqual(len(files), 1, command)
         self.assertTrue((directory / files[0]).exists(), command)
 
@@ -65,15 +68,18 @@ class Card(unittest.TestCase):
         done = subprocess.run(["sh", "-c", command], cwd=directory, env={**os.environ, "PATH": path}, text=True,
                               capture_output=True)
         self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
-    def check_commands(self, format, directory, card):
+    def check_commands(self, format, directory, card, more=frozenset()):
         found = commands(card)
-        self.assertEqual(set(found), LOADERS[format])
+        self.assertEqual(set(found), LOADERS[format] | more)
         for program, command in found.items():
             with self.subTest(format=format, program=program):
                 self.check_files(command, directory)
-                if program not in ABSENT:
-                    self.run_command(command, directory)
+                if program not in ABSENT and (format, program) not in NEEDS_MORE:
+                    told = self.run_command(command, directory)
+                    if program == "onnxruntime-genai":
+                        self.assertGreater(len(told), len("Once upon a time") + 20, told)
 
     def test_commands_load_it(self):
         for format in LOADERS:
@@ -100,6 +106,25 @@ class Card(unittest.TestCase):
         self.assertIn("dequantize=True", commands(card)["transformers"])
         self.check_commands("compressed-tensors", directory, card)
 
+    def test_ollama_has_a_command_where_there_is_a_modelfile(self):
+        directory, _, card = self.export("gguf", "--modelfile", "--base-model", "someone/Tiny-3.2-chat")
+        self.check_commands("gguf", directory, card, {"Ollama"})
+        self.assertTrue((directory / "Tiny-3-2-5.8M-chat-v1.0-Q4_0.gguf").exists(), list(directory.iterdir()))
+        head = yaml.safe_load(card.split("---\n")[1])
+        self.assertEqual((head["base_model"], head["base_model_relation"]), ("someone/Tiny-3.2-chat", "quantized"))
+
+    def test_figures_of_another_model_are_refused(self):
+        of_teacher = self.dir / "teacher.json"
+        retort("eval", common.TEACHER, "--text", common.HELDOUT, "--max-tokens", 1024, "--output", of_teacher)
+        self.assertEqual(len(json.loads(of_teacher.read_text())["model_digest"]), 32)
+        refusal = retort("export", self.model, "--format", "mlx", "--card", "--metrics", of_teacher, "--output",
+                         self.dir / "refused", code=1)
+        self.assertIn("it was measured on another model", refusal)
+        self.assertFalse((self.dir / "refused").exists())
+        refusal = retort("export", self.model, "--format", "mlx", "--card", "--base-model", "../student", "--output",
+                         self.dir / "refused", code=2)
+        self.assertIn("--base-model", refusal)
+
     def test_figures_are_those_of_the_json(self):
         _, _, card = self.export("compressed-tensors", "--metrics", self.metrics)
         self.assertNotIn("not measured", card)
@@ -108,6 +133,8 @@ class Card(unittest.TestCase):
         self.assertGreater(self.measured["kl_mean"], 0)
         for key, cell in zip(FIGURES, row, strict=True):
             expected = self.measured[key]
+            if key in ("text", "reference"):
+                expected = pathlib.Path(expected).name
             self.assertEqual(cell, expected if isinstance(expected, str) else f"{expected:.5g}", key)
 
     def test_what_was_not_measured_is_said(self):
@@ -115,7 +142,7 @@ class Card(unittest.TestCase):
         retort("eval", self.model, "--text", common.HELDOUT, "--max-tokens", 1024, "--output", alone)
         _, _, card = self.export("mlx", "--metrics", alone)
         (row,) = [row for row in rows(card) if row[0] == json.loads(alone.read_text())["convention"]]
-        self.assertEqual(row[3:], ["not measured"] * 4)
+        self.assertEqual(row[4:], ["none", *["not measured"] * 4])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """llama.cpp, through llama-cpp-python, loads what `retort export --format gguf` writes and computes what we compute."""
+import json
 import re
+import shutil
 import unittest
 
 import gguf
@@ -174,6 +176,49 @@ class Teacher(unittest.TestCase):
         _, path = self.export("template", None, "--type", "f16")
         stored = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
         self.assertEqual(stored, (common.TEACHER / "chat_template.jinja").read_text())
+
+    def test_named_chat_templates(self):
+        """Under the keys of the gguf package's writer, where llama.cpp finds them."""
+        model, templates = self.dir / "named", {"default": "a {{ messages }}", "tool_use": "b", "rag": "c"}
+        shutil.copytree(common.TEACHER, model)
+        (model / "chat_template.jinja").unlink()
+        settings = json.loads((model / "tokenizer_config.json").read_text())
+        listed = [{"name": name, "template": text} for name, text in templates.items()]
+        (model / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": listed}))
+        path = common.exported(model, self.dir / "named.gguf", "--format", "gguf")
+        writer = gguf.GGUFWriter(self.dir / "theirs.gguf", "llama")
+        writer.add_chat_template(listed)
+        for key, value in writer.kv_data[0].items():
+            if key.startswith("tokenizer."):
+                stored = gguf.GGUFReader(path).fields[key].contents()
+                self.assertEqual(sorted(stored) if isinstance(stored, list) else stored,
+                                 sorted(value.value) if isinstance(value.value, list) else value.value)
+        llama = load(path, 64)
+        for name, text in templates.items():
+            found = llama_cpp.llama_model_chat_template(llama._model.model, None if name == "default" else name.encode())
+            self.assertEqual(found.decode(), text)
+
+    def test_tokens_that_end_a_generation(self):
+        """llama.cpp stops at each of them, and at nothing that is no end by its text; what it cannot be told is said."""
+        model = self.dir / "ends"
+        shutil.copytree(common.TEACHER, model)
+        known = {"<|im_start|>": False, "<|im_end|>": True, "<|endoftext|>": True}
+        texts = {id: text for text, id in json.loads((model / "tokenizer.json").read_text())["model"]["vocab"].items()}
+        ends = [id for id, text in sorted(texts.items()) if known.get(text)]
+        self.assertEqual(len(ends), 2)
+        for others, unsaid in (([300], []), ([300, 301], [301])):
+            for name in ("config.json", "generation_config.json"):
+                if (model / name).exists():
+                    settings = json.loads((model / name).read_text())
+                    (model / name).write_text(json.dumps({**settings, "eos_token_id": [*ends, *others]}))
+            path = self.dir / f"ends{len(others)}.gguf"
+            done = retort("export", model, "--format", "gguf", "--type", "f16", "--output", path)
+            self.assertEqual([f"token {id} " in note for id, note in zip(unsaid, done["notes"], strict=True)], [True] * len(unsaid))
+            self.assertTrue(retort("verify", path, "--against", model)["tokenizer_equal"])
+            llama = load(path, 64)
+            vocab = llama_cpp.llama_model_get_vocab(llama._model.model)
+            stops = [id for id in texts if llama_cpp.llama_vocab_is_eog(vocab, id)]
+            self.assertEqual(sorted(stops), sorted({*ends, *others} - set(unsaid)))
 
     def test_a_damaged_file_is_found(self):
         model, path = self.export("damaged", "q4_0")

@@ -1,10 +1,12 @@
 """The template in a Modelfile gives the prompts that the model's own chat template gives, for every chat template that
 is at hand; one that no Modelfile is written for is reported."""
+import random
 import re
 import shutil
 import unittest
 
-from transformers.utils.chat_template_utils import render_jinja_template
+import jinja2
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 import common
 import go_template
@@ -82,6 +84,26 @@ class Modelfile(unittest.TestCase):
                     self.assertNotIn("TEMPLATE", text)
                 else:
                     self.check(file.stem, file.read_text())
+
+    def test_a_broken_template_is_reported_in_every_format(self):
+        """One that Jinja cannot read, and no other: random cuts of a template, judged by Jinja."""
+        model = common.quantized(common.TEACHER, self.dir / "broken", "int4-g32-sym")
+        (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}")
+        for format in ("gguf", "onnx", "gptq", "awq", "compressed-tensors", "mlx", "hf"):
+            result = common.retort("export", model, "--output", self.dir / f"broken.{format}", "--format", format, code=3)
+            (problem,) = result["problems"]
+            self.assertIn("line 1: nothing ends '{% for %}'", problem)
+        dice, template, broken = random.Random(1), (common.TEACHER / "chat_template.jinja").read_text(), 0
+        for _ in range(40):
+            begin = dice.randrange(len(template))
+            text = template[:begin] + template[begin + dice.randrange(1, 20):]
+            (model / "chat_template.jinja").write_text(text)
+            result = common.retort("export", model, "--output", self.dir / "cut", "--format", "hf", "--overwrite", code=(0, 3))
+            if result["problems"]:
+                broken += 1
+                with self.assertRaises(jinja2.TemplateSyntaxError, msg=text):
+                    _compile_jinja_template(text)
+        self.assertGreater(broken, 10)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,9 @@ std::vector<std::string> keys_of(const Json& json) {
 
 TEST_F(EvalOperation, GivesTheKeysOfTheContract) {
   const OperationResult result = run({{"model", "a"}, {"text", "text.txt"}});
-  EXPECT_THAT(keys_of(result.json), ::testing::ElementsAre("model", "text", "convention", "tokens", "perplexity",
-                                                           "seconds", "tokens_per_second", "backend"));
+  EXPECT_THAT(keys_of(result.json), ::testing::ElementsAre("model", "model_digest", "text", "convention", "tokens",
+                                                           "perplexity", "seconds", "tokens_per_second", "backend"));
+  EXPECT_EQ(result.json["model_digest"].get<std::string>().size(), 32u);
   EXPECT_EQ(result.json["convention"], "windows-128");  // the model's context length
   EXPECT_EQ(result.json["tokens"], 2 * 127);            // 325 tokens, one per byte
   EXPECT_GT(result.json["perplexity"], 1.0);

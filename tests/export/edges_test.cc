@@ -97,6 +97,36 @@ TEST_F(Edges, KeepSideFilesThatLieInADirectory) {
   }
 }
 
+// transformers leaves the place that it loaded a tokenizer from; nobody else has that directory.
+TEST_F(Edges, LeaveOutWhereTheTokenizerLay) {
+  quantized_model(temp_.path(), shape_, "int4-g32-sym");
+  const Json plain = read_json_file(place("quantized/tokenizer_config.json"));
+  const auto check = [&](const std::string& name, const Json& more, const Json& kept) {
+    SCOPED_TRACE(name);
+    Json settings = plain, expected = plain;
+    settings.update(more);
+    expected.update(kept);
+    const std::string text = settings.dump(3);
+    write_text_file(place("quantized/tokenizer_config.json"), text);
+    const auto source = open_model(place("quantized"));
+    for (const std::string format : {"hf", "onnx", "gptq"}) {
+      const std::string directory = name + format, file = directory + "/tokenizer_config.json";
+      export_to(directory, *source, {.format = format, .type = {}});
+      EXPECT_EQ(read_json_file(place(file)), expected);
+      EXPECT_EQ(read_text_file(place(file)) == text, kept == more);
+      EXPECT_TRUE(verify(directory, *source).equal());
+      Json other = expected;
+      other["model_max_length"] = 7;
+      write_text_file(place(file), other.dump());
+      EXPECT_FALSE(verify(directory, *source).equal());
+    }
+  };
+  const Json path{{"name_or_path", "/home/alice/model"}, {"vocab_file", "/home/alice/model/vocab.json"}};
+  check("path", path, Json::object());
+  const Json repository{{"name_or_path", "someone/model"}, {"vocab_file", "vocab.json"}};
+  check("repository", repository, repository);
+}
+
 class Tokenizers : public Edges {
  protected:
   void SetUp() override { quantized_model(temp_.path(), {.ffn_size = 128, .layers = 1}, "int4-g32-sym"); }

@@ -7,9 +7,11 @@
 #include "core/checkpoint/gguf.h"
 #include "export/card.h"
 #include "export/exporter.h"
+#include "export/gguf_end_tokens.h"
 #include "export/modelfile.h"
 #include "export/verifier.h"
 #include "tests/export/quantized_model.h"
+#include "tests/support/error_of.h"
 
 namespace retort {
 namespace {
@@ -113,18 +115,111 @@ TEST_F(Extras, NamesTheImportanceMatrixAsLlamaQuantizeDoes) {
   for (const auto& [key, value] : without.header().metadata) EXPECT_THAT(key, Not(HasSubstr("imatrix")));
 }
 
-// BaseName-SizeLabel-Version-Encoding of ggml's naming convention.
+// BaseName-SizeLabel-FineTune-Version-Encoding of ggml's naming convention, and the same parts as keys.
 TEST_F(Extras, AFileInADirectoryIsNamedAfterTheModel) {
-  for (const auto& [repository, base] : {std::pair("", "Llama"), std::pair("someone/tiny_model.v2", "Tiny-model-v2")}) {
-    const fs::path model = temp_.path() / base, output = temp_.path() / (std::string(base) + ".out");
+  using Keys = std::vector<std::optional<std::string>>;
+  const auto check = [&](const std::string& id, const std::string& file, const Keys& keys) {
+    SCOPED_TRACE(id);
+    const fs::path model = temp_.path() / file, output = temp_.path() / (file + ".out");
     testing::TinyModel shape{.ffn_size = 128};
-    if (*repository != 0) shape.extra = {{"_name_or_path", repository}};
+    if (!id.empty()) shape.extra = {{"_name_or_path", id}};
     const auto source = testing::quantized_model(model, shape, "q4_0", true);
     fs::create_directory(output);
     export_model(*source, output, {.format = "gguf", .type = {}}, context_);
     EXPECT_EQ(source->config().parameters(), 144832);
-    EXPECT_THAT(files_in(output), ::testing::ElementsAre(output / (std::string(base) + "-0.1M-v1.0-Q4_0.gguf")));
-  }
+    ASSERT_THAT(files_in(output), ::testing::ElementsAre(output / file));
+    const GgufFile written(output / file);
+    Keys found;
+    for (const char* key : {"name", "basename", "size_label", "finetune", "version"})
+      found.push_back(written.header().string(std::string("general.") + key));
+    EXPECT_EQ(found, keys);
+  };
+  check("", "Llama-145K-v1.0-Q4_0.gguf", {{}, {}, "145K", {}, {}});
+  check("/home/me/Tiny-1M-chat", "Llama-145K-v1.0-Q4_0.gguf", {{}, {}, "145K", {}, {}});
+  check("student", "Student-145K-v1.0-Q4_0.gguf", {"Student", {}, "145K", {}, {}});
+  check("someone/Tiny-3.2-150K-chat-v0.3", "Tiny-3-2-150K-chat-v0.3-Q4_0.gguf",
+        {"Tiny 3.2 150K Chat v0.3", "Tiny-3.2", "150K", "chat", "v0.3"});
+}
+
+TEST(EndTokens, TakeTheKeysThatFitThem) {
+  const auto check = [](std::vector<std::string> texts, std::vector<int64_t> ids, std::vector<int64_t> keys,
+                        std::vector<int64_t> unsaid) {
+    ModelConfig config;
+    config.eos_ids = std::move(ids);
+    Vocabulary vocabulary;
+    for (std::string& text : texts) vocabulary.tokens.push_back({.text = std::move(text)});
+    const GgufEndTokens ends = gguf_end_tokens(config, vocabulary);
+    EXPECT_EQ((std::vector<int64_t>{ends.eos.value_or(-1), ends.eot.value_or(-1), ends.eom.value_or(-1)}), keys);
+    EXPECT_EQ(ends.unsaid, unsaid);
+  };
+  check({"a"}, {}, {-1, -1, -1}, {});
+  check({"a", "b", "c"}, {2, 0, 1}, {2, 0, 1}, {});
+  check({"a", "b", "c", "d"}, {2, 0, 1, 3}, {2, 0, 1}, {3});
+  check({"<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"}, {0, 1, 2}, {0, 2, 1}, {});
+  check({"<|im_end|>", "<|endoftext|>"}, {0, 1}, {0, -1, 1}, {});
+  check({"a", "<|im_end|>", "b"}, {0, 2}, {0, -1, 2}, {});  // llama.cpp takes the second for the end of a turn
+  check({"a", "<|im_end|>", "<|eom_id|>", "b"}, {0, 3}, {0, -1, -1}, {3});
+  check({"a", "<|endoftext|>", "b", "c"}, {0, 1, 2, 3}, {0, 2, 3}, {});  // a text that it knows needs no key
+  check({"a"}, {0, 7, 8, 9}, {0, 7, 8}, {9});                            // rows of padding
+}
+
+// Without a tokenizer's own EOS the first of the list is it.
+TEST_F(Extras, EveryTokenThatEndsAGenerationIsWrittenOrReported) {
+  const auto check = [&](const std::vector<int64_t>& ids, const std::vector<int64_t>& written, size_t notes) {
+    const fs::path model = temp_.path() / Json(ids).dump(), path = temp_.path() / (Json(ids).dump() + ".gguf");
+    testing::quantized_model(model, {.ffn_size = 128, .extra = {{"eos_token_id", ids}}}, "q4_0", true);
+    write_text_file(model / "quantized" / "tokenizer_config.json", R"({"bos_token": "<s>"})");
+    const auto source = open_model(model / "quantized");
+    const ExportSummary summary = export_model(*source, path, {.format = "gguf", .type = {}}, context_);
+    EXPECT_EQ(summary.notes.size(), notes);
+    EXPECT_EQ(open_model(path)->config().eos_ids, written);
+    const VerifyResult result = verify_artifact(path, *source, context_);
+    EXPECT_TRUE(result.equal());
+    EXPECT_EQ(result.notes.size(), notes);
+    Json config = read_json_file(model / "quantized" / "config.json");
+    for (const std::vector<int64_t>& others : {std::vector<int64_t>{0, 5}, {0, 5, 8}}) {
+      config["eos_token_id"] = others;
+      write_text_file(model / "quantized" / "config.json", config.dump());
+      const VerifyResult other = verify_artifact(path, *open_model(model / "quantized"), context_);
+      EXPECT_FALSE(other.tokenizer_equal) << Json(others);
+      EXPECT_THAT(other.differences, ::testing::Contains(HasSubstr("ends a generation")));
+    }
+  };
+  check({0, 5, 7}, {0, 5, 7}, 0);
+  check({0, 5, 7, 9}, {0, 5, 7}, 1);
+}
+
+// In GGUF under names of letters and digits; back in a directory they are files.
+TEST_F(Extras, NamedChatTemplatesAreInEveryFormat) {
+  const fs::path model = temp_.path() / "named", again = temp_.path() / "again";
+  testing::quantized_model(model, {.ffn_size = 128}, "int4-g32-sym");
+  Json settings = read_json_file(model / "quantized" / "tokenizer_config.json");
+  settings["chat_template"] =
+      Json::parse(R"([{"name": "default", "template": "a"}, {"name": "tool-use", "template": "b"}])");
+  write_text_file(model / "quantized" / "tokenizer_config.json", settings.dump());
+  fs::create_directory(model / "quantized" / "additional_chat_templates");
+  write_text_file(model / "quantized" / "additional_chat_templates" / "rag.jinja", "c");
+  const auto source = open_model(model / "quantized");
+  const fs::path path = temp_.path() / "named.gguf";
+  export_model(*source, path, {.format = "gguf", .type = {}}, context_);
+  const GgufFile file(path);
+  EXPECT_EQ(file.header().string("tokenizer.chat_template"), "a");
+  EXPECT_EQ(file.header().string("tokenizer.chat_template.tool_use"), "b");
+  EXPECT_EQ(file.header().string("tokenizer.chat_template.rag"), "c");
+  EXPECT_THAT(*file.header().strings("tokenizer.chat_templates"), ::testing::ElementsAre("rag", "tool_use"));
+  EXPECT_TRUE(verify_artifact(path, *source, context_).equal());
+  fs::create_directory(again);
+  export_model(*open_model(path), again, {.format = "gptq", .type = {}}, context_);
+  EXPECT_EQ(read_text_file(again / "additional_chat_templates" / "tool_use.jinja"), "b");
+  EXPECT_EQ(read_text_file(again / "chat_template.jinja"), "a");
+  EXPECT_TRUE(verify_artifact(again, *open_model(path), context_).equal());
+  write_text_file(model / "quantized" / "additional_chat_templates" / "rag.jinja", "other");
+  const VerifyResult changed = verify_artifact(path, *open_model(model / "quantized"), context_);
+  EXPECT_FALSE(changed.template_equal);
+  EXPECT_THAT(changed.differences, ::testing::ElementsAre("chat template 'rag': its bytes differ"));
+  fs::remove_all(model / "quantized" / "additional_chat_templates");
+  EXPECT_THAT(verify_artifact(path, *open_model(model / "quantized"), context_).differences,
+              ::testing::ElementsAre("chat template 'rag': the model has none"));
 }
 
 TEST_F(Extras, DirectoriesCarryWhatTheyWereMadeFrom) {
@@ -193,10 +288,16 @@ TEST(Modelfile, ReportsATextThatCannotBeQuoted) {
 TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
   const ExportOptions options{.format = "gguf", .type = {}};
   const ExportSummary summary = export_to(temp_.path() / "model.gguf", options);
-  EXPECT_THAT(model_card(*source_, options, summary, {}, "model.gguf"), HasSubstr("were not measured"));
-  const Json measured{{"convention", "windows-256"}, {"tokens", 287640}, {"perplexity", 54.4}, {"kl_mean", nullptr}};
-  const std::string card = model_card(*source_, options, summary, {&measured, 1}, "model.gguf");
-  EXPECT_THAT(card, HasSubstr("| windows-256 | 287640 | 54.4 | not measured |"));
+  EXPECT_THAT(model_card(*source_, options, summary, {}, {"model.gguf"}), HasSubstr("were not measured"));
+  const Json measured{{"model_digest", "0123"},
+                      {"text", "/home/me/held.txt"},
+                      {"reference", "../models/teacher/"},
+                      {"convention", "windows-256"},
+                      {"tokens", 287640},
+                      {"perplexity", 54.4},
+                      {"kl_mean", nullptr}};
+  const std::string card = model_card(*source_, options, summary, {&measured, 1}, {"model.gguf"});
+  EXPECT_THAT(card, HasSubstr("| windows-256 | held.txt | 287640 | 54.4 | teacher | not measured |"));
   EXPECT_THAT(card, HasSubstr("llama-cli -m model.gguf"));
   EXPECT_THAT(card, Not(HasSubstr("were not measured")));
   EXPECT_THAT(card, HasSubstr("made from, whose numbers it holds."));
@@ -211,9 +312,9 @@ TEST_F(Extras, CardSaysWhatWasMeasuredAndWhatWasNot) {
 
 // The measured model has other numbers than an artifact that rounds them.
 TEST_F(Extras, CardSaysThatAnArtifactInAnotherTypeWasNotMeasured) {
-  const Json measured{{"perplexity", 54.4}};
+  const Json measured{{"model_digest", "0123"}, {"perplexity", 54.4}};
   const auto card = [&](const ExportOptions& options, const ExportSummary& summary) {
-    return model_card(*source_, options, summary, {&measured, 1}, "");
+    return model_card(*source_, options, summary, {&measured, 1}, {});
   };
   const ExportSummary fallen{.tensors = 2, .quantized = 1, .fallbacks = {{"lm_head.weight", "a reason"}}};
   const ExportOptions typed{.format = "gguf", .type = DType::kBF16};
@@ -226,13 +327,46 @@ TEST_F(Extras, CardSaysThatAnArtifactInAnotherTypeWasNotMeasured) {
   EXPECT_THAT(card({.format = "hf", .type = DType::kF32}, {}), HasSubstr("whose numbers it holds"));
 }
 
+// Figures of another model, the float one's say, are refused; of a JSON that does not say whose they are that is said.
+TEST_F(Extras, CardHasNoFiguresOfAnotherModel) {
+  const Json measured{{"model_digest", "0123"}, {"perplexity", 54.4}}, nameless{{"perplexity", 54.4}};
+  check_measured(measured, "measured.json", "0123");
+  check_measured(nameless, "measured.json", "0123");
+  EXPECT_THAT(testing::error_of([&] { check_measured(measured, "measured.json", "4567"); }),
+              HasSubstr("measured.json: it was measured on another model"));
+  const std::string card = model_card(*source_, {.format = "hf", .type = DType::kF32}, {}, {&nameless, 1}, {});
+  EXPECT_THAT(card, HasSubstr("do not say which model they were measured on."));
+  EXPECT_THAT(card, Not(HasSubstr("Measured by")));
+}
+
+// The text of a path relative to some directory is like that of a repository: only who exports knows.
+TEST_F(Extras, CardNamesTheBaseModelThatItIsTold) {
+  const auto source = testing::quantized_model(
+      temp_.path() / "moved", {.ffn_size = 128, .extra = {{"_name_or_path", "out/student"}}}, "q4_0", true);
+  ExportOptions options{.format = "gguf", .type = {}};
+  const ExportSummary quantized{.tensors = 2, .quantized = 1, .fallbacks = {}},
+      dense{.tensors = 2, .quantized = 0, .fallbacks = {}};
+  const std::string untold = model_card(*source, options, quantized, {}, {});
+  EXPECT_THAT(untold, Not(HasSubstr("base_model")));
+  EXPECT_THAT(untold, Not(HasSubstr("out/")));
+  EXPECT_THAT(untold, HasSubstr("# student, gguf\n"));
+  options.base_model = "someone/Tiny-3.2";
+  EXPECT_THAT(model_card(*source, options, quantized, {}, {}),
+              HasSubstr("base_model: someone/Tiny-3.2\nbase_model_relation: quantized\n"));
+  const std::string card = model_card(*source, options, dense, {}, {});
+  EXPECT_THAT(card, HasSubstr("base_model: someone/Tiny-3.2\nlibrary_name"));
+  EXPECT_THAT(card, HasSubstr("# Tiny-3.2, gguf\n"));
+  export_to(temp_.path() / "told.gguf", options);
+  EXPECT_EQ(GgufFile(temp_.path() / "told.gguf").header().string("general.name"), "Tiny 3.2");
+}
+
 TEST_F(Extras, CardNamesTheTypeOfTheScales) {
   Json config = read_json_file(temp_.path() / "model" / "quantized" / "config.json");
   config["retort"] = {{"scheme", "q4_0"}, {"scale_type", "portable"}};
   write_text_file(temp_.path() / "model" / "quantized" / "config.json", config.dump());
   const auto source = open_model(temp_.path() / "model" / "quantized");
   const ExportSummary summary{.tensors = 2, .quantized = 1, .fallbacks = {}};
-  EXPECT_THAT(model_card(*source, {.format = "gguf", .type = {}}, summary, {}, ""), HasSubstr("| scales | portable |"));
+  EXPECT_THAT(model_card(*source, {.format = "gguf", .type = {}}, summary, {}, {}), HasSubstr("| scales | portable |"));
 }
 
 }  // namespace
