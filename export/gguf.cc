@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/base/error.h"
+#include "core/pack/held_as.h"
 #include "core/pack/packed_format.h"
 #include "export/formats.h"
 #include "export/gguf_metadata.h"
@@ -14,45 +15,13 @@
 namespace retort {
 namespace {
 
-// The block type that holds the numbers of the scheme: its own, or the smallest one with room for a code. A code less
-// its zero point is a number of one more bit.
-Scheme block_scheme(const Scheme& scheme) {
-  if (scheme.is_block()) return scheme;
-  const int bits = scheme.bits + (scheme.symmetric ? 0 : 1);
-  return parse_scheme(bits <= 4 ? "q4_0" : bits == 5 ? "q5_0" : "q8_0");
-}
-
-// The scheme of the same numbers when their zero points have moved to the middle of the block's codes.
-Scheme centred(const Scheme& scheme) {
-  Scheme out = scheme;
-  if (!scheme.has_zeros()) return out;
-  out.symmetric = true;
-  out.bits = block_scheme(scheme).bits;
-  return out;
-}
-
-std::string refuses_blocks(const QuantizedMatrix& m) {
-  const Scheme block = block_scheme(m.scheme);
-  const int low = -block.middle(), high = block.max_code() - block.middle();
-  for (int64_t r = 0; r < m.rows && !m.zeros.empty(); ++r)
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const int level = m.codes[static_cast<size_t>(r * m.cols + c)] - m.zero(r, m.group_of(c));
-      if (level < low || level > high) return name_of(block) + " has no zero points, and these codes need them";
-    }
-  QuantizedMatrix shape;
-  shape.scheme = centred(m.scheme);
-  shape.cols = m.cols;
-  shape.column_group = m.column_group;
-  return packed_format(name_of(block)).refuses(shape);
-}
-
 class GgufExporter : public ArtifactWriter {
  public:
   GgufExporter(const ModelSource& source, const ExportOptions& options)
       : source_(source), max_shard_bytes_(options.max_shard_bytes), header_(gguf_metadata(source)) {}
 
   std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {
-    return refuses_blocks(matrix);
+    return gguf_refuses(matrix);
   }
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
@@ -87,7 +56,7 @@ class GgufExporter : public ArtifactWriter {
   }
 
   static std::string stored_type(const PlannedTensor& planned) {
-    return planned.dense ? std::string(name_of(*planned.dense)) : name_of(block_scheme(planned.tensor->scheme));
+    return planned.dense ? std::string(name_of(*planned.dense)) : name_of(gguf_block(planned.tensor->scheme));
   }
 
   static GgufLayerTypes layer_types(std::span<const PlannedTensor> plan) {
@@ -105,11 +74,11 @@ class GgufExporter : public ArtifactWriter {
 
   void write_blocks(const PlannedTensor& planned, ThreadPool& threads) {
     const Scheme& scheme = planned.tensor->scheme;
-    const PackedFormat& format = packed_format(name_of(block_scheme(scheme)));
+    const PackedFormat& format = packed_format(name_of(gguf_block(scheme)));
     const int64_t head_dim = source_.config().head_dim;
     const bool permuted = is_permuted(planned);
     const auto restate = [&](QuantizedMatrix rows) {
-      if (scheme.has_zeros()) rows = regrouped(rows, centred(scheme));
+      if (scheme.has_zeros()) rows = regrouped(rows, gguf_centred(scheme));
       if (permuted) rows = permute_rows(rows, interleaved_order(rows.rows, head_dim));  // whole heads
       return rows;
     };
