@@ -246,6 +246,11 @@ TEST_F(QuantizeByRtn, AWrongTypeNamesItsOptionAndTheNearest) {
   EXPECT_EQ(message("int4-g32-syn", ""),
             "[quantize] --scheme: 'int4-g32-syn' is not a scheme. The nearest valid one is int4-g32-sym");
   EXPECT_EQ(message("int4", "q4_kk"), "[quantize] --keep: 'q4_kk' is not a scheme. The nearest valid one is q4_k");
+  for (const auto& [typed, meant] :
+       {std::pair{"nf4", "nf4-g64"}, {"Q4_K_M", "q4_k_m"}, {"int4-sym", "int4-g32-sym"}, {"int5", "int4"}})
+    EXPECT_THAT(message(typed, ""), ::testing::EndsWith(std::string("is ") + meant)) << typed;
+  EXPECT_THAT(message("f17", ""), ::testing::Not(::testing::EndsWith("is f16"))) << "it does not quantize";
+  EXPECT_THAT(message("int4", "int5"), ::testing::EndsWith("is int4"));
   EXPECT_EQ(message("int4", "f17"), "[quantize] --keep: 'f17' is not a scheme. The nearest valid one is f16");
 }
 
