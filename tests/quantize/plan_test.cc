@@ -419,6 +419,38 @@ TEST_F(QuantizeByRtn, WeightsThatAreNotFiniteAreKeptAndReported) {
   EXPECT_EQ(artifact->read_f32(artifact->at(kQuery)), source->read_f32(source->at(kQuery)));
 }
 
+// Of what is copied or changed in its type alone: kept, and said.
+TEST_F(QuantizeByRtn, DenseTensorsThatAreNotFiniteAreReported) {
+  const auto whole = model({.dtype = DType::kBF16});
+  for (const auto& [name, type] : {std::pair{kEmbedding, ""}, {kNorm, ""}, {kNorm, "f16"}, {kNorm, "f32"}})
+    for (const float value : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
+      const auto source = damaged(*whole, name, value);
+      QuantizeOptions chosen = options("int4-g32-sym");
+      if (*type != '\0') chosen.keep = {{"*norm.weight", type}};
+      const QuantizeSummary summary = quantize(*source, chosen);
+      EXPECT_TRUE(summary.fell_back()) << name << type;
+      for (const TensorReport& tensor : summary.tensors) {
+        EXPECT_EQ(tensor.fallback, tensor.name == name ? "the weights hold NaN or infinity: kept as it is" : "");
+        EXPECT_TRUE(std::isfinite(tensor.relative_error)) << tensor.name;
+      }
+      chosen.strict = true;
+      EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("--strict")) << name << type;
+    }
+}
+
+TEST_F(QuantizeByRtn, MatricesWhoseScalesAreTooLargeHaveNoErrorToReport) {
+  const auto source = damaged(*model(), kQuery, 1e30f);
+  for (const int outliers : {0, 2}) {
+    QuantizeOptions chosen = options("int4-g32-sym");
+    chosen.outliers = outliers;
+    for (const TensorReport& tensor : quantize(*source, chosen).tensors) {
+      if (tensor.name != kQuery) continue;
+      EXPECT_THAT(tensor.fallback, HasSubstr("too large for f16"));
+      EXPECT_EQ(tensor.relative_error, 0);
+    }
+  }
+}
+
 TEST_F(QuantizeByRtn, WhatF16CannotHoldBecomesBf16) {
   const auto source = damaged(*model({.dtype = DType::kF32}), kEmbedding, 1e6f);
   const QuantizeSummary summary = quantize(*source, options("int4-g32-sym"));
