@@ -224,6 +224,17 @@ TEST_F(QuantizeByRtn, KeepOverridesAndFirstMatchWins) {
   EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "f32") << "a vector cannot be quantized";
 }
 
+TEST_F(QuantizeByRtn, KeepRulesThatCanDoNothingAreRefused) {
+  const auto source = model();
+  QuantizeOptions chosen = options("int4-g32-sym");
+  chosen.keep = {{"*norm*", "int8-channel-sym"}};
+  EXPECT_EQ(message_of([&] { plan_tensors(*source, chosen); }),
+            "[quantize] --keep: '*norm*' names only vectors, and int8-channel-sym is for matrices. Give them f16, bf16 "
+            "or f32");
+  chosen.keep = {{"*norm*", "bf16"}};
+  EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "bf16");
+}
+
 TEST_F(QuantizeByRtn, KeepRulesBehindOthersAreNoMistakes) {
   const auto source = model();
   QuantizeOptions chosen = options("int4-g32-sym");
