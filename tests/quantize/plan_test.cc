@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <sstream>
 #include <tuple>
 
 #include "core/base/digest.h"
@@ -128,6 +129,28 @@ TEST_F(QuantizeByRtn, MixesGiveEachTensorTheTypeThatLlamaQuantizeGivesIt) {
       EXPECT_EQ(name_of(plan.scheme), name_of(theirs->at(plan.tensor->name).scheme)) << name << plan.tensor->name;
     }
   }
+}
+
+// tests/oracles/make_mix_types.py: the layers of each rule, and keys that query heads share.
+TEST_F(QuantizeByRtn, MixesOfManyLayersAreThoseOfLlamaQuantize) {
+  const Json golden = read_json_file(fs::path(RETORT_SOURCE_DIR) / "tests/golden/mix_types.json");
+  const Json& shape = golden["model"];
+  const auto source = model({.hidden_size = shape["hidden_size"],
+                             .ffn_size = shape["ffn_size"],
+                             .layers = shape["layers"],
+                             .heads = shape["heads"],
+                             .kv_heads = shape["kv_heads"],
+                             .head_dim = 32,
+                             .dtype = DType::kBF16});
+  for (const auto& [mix, kinds] : golden["types"].items())
+    for (const TensorPlan& plan : plan_tensors(*source, options(mix))) {
+      if (plan.tensor->shape.size() < 2) continue;
+      const std::string name = gguf_name(*plan.rule, plan.layer), head = name.substr(0, name.rfind('.'));
+      std::istringstream types(kinds.at(head.substr(head.rfind('.') + 1)).get<std::string>());
+      std::string theirs;
+      for (int64_t layer = 0; layer <= std::max<int64_t>(0, plan.layer); ++layer) types >> theirs;  // the last: of all
+      EXPECT_EQ(name_of(plan.scheme), theirs) << mix << " " << name;
+    }
 }
 
 TEST_F(QuantizeByRtn, WidthsThatNoSuperBlockDividesGetBlocksOf32) {
