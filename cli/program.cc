@@ -51,11 +51,15 @@ void print(std::string_view text) {
 
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-void check_device(const Operation& operation, const std::string& device) {
+void check_device(const CommandLine& line, const std::string& device) {
+  const Operation& operation = *line.operation;
   if (!is_device(device))
     fail_usage(operation.name, "--device", "'" + device + "' is no device", "Give cpu, cuda or cuda:N");
   if (device != "cpu" && !operation.on_device)
     fail_usage(operation.name, "--device", "this command computes on the CPU, whatever the device", "Leave it out");
+  if (device == "cpu" || operation.unheeded == nullptr) return;
+  if (const std::string reason = operation.unheeded(line.params, "device"); !reason.empty())
+    fail_usage(operation.name, "--device", reason, "Leave it out");
 }
 
 std::string output_path(const CommandLine& line) {
@@ -122,7 +126,7 @@ int run_command(const CommandLine& line) {
   context.memory_limit = shared.has("memory") ? static_cast<uint64_t>(shared.integer("memory")) : 0;
   context.seed = static_cast<uint64_t>(shared.integer("seed"));
   context.device = shared.text("device");
-  check_device(*line.operation, context.device);
+  check_device(line, context.device);
   if (shared.flag("verbose"))
     progress.message(fmt::format("{}: device {}, {} threads, seed {}", line.operation->name, context.device,
                                  threads.size(), context.seed));

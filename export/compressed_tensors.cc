@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/pack/held_as.h"
 #include "core/pack/packed_format.h"
 #include "export/formats.h"
 #include "export/module_checkpoint.h"
@@ -15,13 +16,6 @@ struct ConfigGroup {
   Scheme scheme;
   std::vector<std::string> modules;
 };
-
-// What the settings say of a matrix: a block type is an integer scheme like any other here.
-Scheme settings_scheme(Scheme scheme) {
-  scheme.block = BlockType::kNone;
-  if (scheme.granularity == Granularity::kTensor) scheme.granularity = Granularity::kChannel;
-  return scheme;
-}
 
 // Keys that every version of the library knows: it refuses others.
 Json weights_json(const Scheme& scheme) {
@@ -54,7 +48,7 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
     ModuleCheckpoint::begin(path, plan);
     for (const PlannedTensor& planned : plan) {
       if (planned.dense) widen(*planned.dense);
-      if (!planned.dense) modules_of(settings_scheme(planned.tensor->scheme)).push_back(module_name(planned));
+      if (!planned.dense) modules_of(compressed_tensors_scheme(planned.tensor->scheme)).push_back(module_name(planned));
     }
   }
 

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/base/error.h"
+#include "core/pack/held_as.h"
 #include "core/pack/packed_format.h"
 #include "export/formats.h"
 #include "export/gguf_metadata.h"
@@ -15,47 +16,6 @@
 namespace retort {
 namespace {
 
-// The block type that holds the numbers of the scheme: its own, or the smallest one with room for a code. A code less
-// its zero point is a number of one more bit.
-Scheme block_scheme(const Scheme& scheme) {
-  if (scheme.is_block()) return scheme;
-  const int bits = scheme.bits + (scheme.symmetric ? 0 : 1);
-  return parse_scheme(bits <= 4 ? "q4_0" : bits == 5 ? "q5_0" : "q8_0");
-}
-
-// The scheme of the same numbers when their zero points have moved to the middle of the block's codes.
-Scheme centred(const Scheme& scheme) {
-  Scheme out = scheme;
-  if (!scheme.has_zeros()) return out;
-  out.symmetric = true;
-  out.bits = block_scheme(scheme).bits;
-  return out;
-}
-
-// Whether codes less their zero points lie outside of those of a block. The groups' columns follow each other.
-bool needs_zeros(const QuantizedMatrix& m, const Scheme& block) {
-  const int low = -block.middle(), high = block.max_code() - block.middle();
-  const int64_t size = m.scheme.group_size(m.cols);
-  for (int64_t r = 0; r < m.rows && !m.zeros.empty(); ++r)
-    for (int64_t g = 0; g < m.groups(); ++g) {
-      const uint8_t* codes = m.codes.data() + r * m.cols + g * size;
-      uint8_t least = 255, most = 0;
-      for (int64_t c = 0; c < size; ++c) least = std::min(least, codes[c]), most = std::max(most, codes[c]);
-      if (least - m.zero(r, g) < low || most - m.zero(r, g) > high) return true;
-    }
-  return false;
-}
-
-std::string refuses_blocks(const QuantizedMatrix& m) {
-  const Scheme block = block_scheme(m.scheme);
-  QuantizedMatrix shape;
-  shape.scheme = centred(m.scheme);
-  shape.cols = m.cols;
-  shape.column_group = m.column_group;
-  if (const std::string reason = packed_format(name_of(block)).refuses(shape); !reason.empty()) return reason;
-  return needs_zeros(m, block) ? name_of(block) + " has no zero points, and these codes need them" : "";
-}
-
 class GgufExporter : public ArtifactWriter {
  public:
   GgufExporter(const ModelSource& source, const ExportOptions& options)
@@ -65,7 +25,7 @@ class GgufExporter : public ArtifactWriter {
         header_(gguf_metadata(source, id_)) {}
 
   std::string refuses(const PlannedTensor&, const QuantizedMatrix& matrix) const override {
-    return refuses_blocks(matrix);
+    return gguf_refuses(matrix);
   }
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
@@ -102,7 +62,7 @@ class GgufExporter : public ArtifactWriter {
   }
 
   static std::string stored_type(const PlannedTensor& planned) {
-    return planned.dense ? std::string(name_of(*planned.dense)) : name_of(block_scheme(planned.tensor->scheme));
+    return planned.dense ? std::string(name_of(*planned.dense)) : name_of(gguf_block(planned.tensor->scheme));
   }
 
   static GgufLayerTypes layer_types(std::span<const PlannedTensor> plan) {
@@ -120,11 +80,11 @@ class GgufExporter : public ArtifactWriter {
 
   void write_blocks(const PlannedTensor& planned, ThreadPool& threads) {
     const Scheme& scheme = planned.tensor->scheme;
-    const PackedFormat& format = packed_format(name_of(block_scheme(scheme)));
+    const PackedFormat& format = packed_format(name_of(gguf_block(scheme)));
     const int64_t head_dim = source_.config().head_dim;
     const bool permuted = is_permuted(planned);
     const auto restate = [&](QuantizedMatrix rows) {
-      if (scheme.has_zeros()) rows = regrouped(rows, centred(scheme));
+      if (scheme.has_zeros()) rows = regrouped(rows, gguf_centred(scheme));
       if (permuted) rows = permute_rows(rows, interleaved_order(rows.rows, head_dim));  // whole heads
       return rows;
     };

@@ -5,31 +5,14 @@
 
 #include "core/base/counts.h"
 #include "core/base/error.h"
+#include "core/pack/held_as.h"
 #include "core/pack/packed_format.h"
-#include "core/pack/parts.h"
 #include "export/formats.h"
 #include "export/module_checkpoint.h"
 #include "export/tensors.h"
 
 namespace retort {
 namespace {
-
-// Groups that MLX has, the widest first: a wider group is the same scale repeated.
-constexpr int64_t kGroups[] = {128, 64, 32};
-
-Scheme mlx_scheme(const Scheme& scheme, int64_t cols) {
-  if (scheme.has_minima() || scheme.is_super_block()) return scheme;  // its groups are its own
-  Scheme out = scheme;
-  out.block = BlockType::kNone;
-  out.granularity = Granularity::kGroup;
-  out.group = scheme.group_size(cols);
-  for (const int64_t group : kGroups)
-    if (scheme.group_size(cols) % group == 0) {
-      out.group = group;
-      break;
-    }
-  return out;
-}
 
 void check_model(const ModelConfig& c) {
   const char* remedy = "Use --format onnx or hf";
@@ -82,15 +65,7 @@ class MlxExporter : public ModuleCheckpoint {
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     if (planned.rule->part != Part::kWeight) return "only weights have a place in it";
-    if (!groups_in_order(m)) return "columns in activation order have no place in MLX";
-    const QuantizedMatrix shape{.scheme = mlx_scheme(m.scheme, m.cols),
-                                .rows = m.rows,
-                                .cols = m.cols,
-                                .codes = {},
-                                .scales = m.scales,
-                                .zeros = m.zeros,
-                                .column_group = {}};
-    return layout().refuses(shape);
+    return mlx_refuses(m);
   }
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {

@@ -25,7 +25,21 @@ std::string joined(const std::string& first, const std::string& second) {
 struct DenseRun {
   std::vector<std::byte> bytes;
   ErrorSums sums = {};
+  bool finite = true;
 };
+
+// What is stored of a dense tensor.
+struct StoredDense {
+  ErrorSums sums = {};
+  bool finite = true;
+  double relative_error() const { return finite ? sums.relative() : 0.0; }
+};
+
+// Copied numbers that are none are not made by us, but must not go unseen.
+void report_not_finite(TensorReport& report, bool finite) {
+  if (finite || report.fallback.find(kNotFinite) != std::string::npos) return;
+  report.fallback = joined(report.fallback, std::string(kNotFinite) + ": kept as it is");
+}
 
 DenseRun round_values(DType type, std::span<const float> values) {
   DenseRun run{.bytes = std::vector<std::byte>(values.size() * size_of(type))};
@@ -36,6 +50,7 @@ DenseRun round_values(DType type, std::span<const float> values) {
     run.sums.error += std::pow(static_cast<double>(values[i]) - rounded[i], 2);
     run.sums.weight += std::pow(static_cast<double>(values[i]), 2);
   }
+  run.finite = all_finite(rounded);
   return run;
 }
 
@@ -53,15 +68,16 @@ std::vector<float> read_rows(const ModelSource& source, const ModelTensor& tenso
 
 // Makes the runs of a dense tensor by all threads and stores them.
 template <typename Make>
-ErrorSums store_dense(const ModelTensor& tensor, DType type, ModelWriter& writer, ThreadPool& threads,
-                      const Make& make) {
-  ErrorSums sums;
+StoredDense store_dense(const ModelTensor& tensor, DType type, ModelWriter& writer, ThreadPool& threads,
+                        const Make& make) {
+  StoredDense stored;
   writer.begin_dense(tensor.name, type, tensor.shape);
   in_order(tensor.rows(), rows_in_run(tensor), threads, make, [&](const DenseRun& run) {
     writer.append(run.bytes);
-    sums = {sums.error + run.sums.error, sums.weight + run.sums.weight};
+    stored.sums += run.sums;
+    stored.finite = stored.finite && run.finite;
   });
-  return sums;
+  return stored;
 }
 
 }  // namespace
@@ -154,11 +170,15 @@ void QuantizedWriter::add_dense(const TensorPlan& plan) {
   TensorReport report{tensor.name, name_of(plan.scheme), "copy", 0, plan.fallback, 0, Json::object()};
   if (plan.scheme == tensor.scheme) {
     const DType type = *tensor.scheme.dense;
-    store_dense(tensor, type, writer(), context_.threads, [&](int64_t first, int64_t count) {
-      DenseRun run{.bytes = std::vector<std::byte>(static_cast<size_t>(count * tensor.cols()) * size_of(type))};
+    const auto copy = [&](int64_t first, int64_t count) {
+      std::vector<float> values(static_cast<size_t>(count * tensor.cols()));
+      DenseRun run{.bytes = std::vector<std::byte>(values.size() * size_of(type))};
       source_.read_dense(tensor, first, count, run.bytes);
+      decode_to_f32(type, run.bytes, values);
+      run.finite = all_finite(values);
       return run;
-    });
+    };
+    report_not_finite(report, store_dense(tensor, type, writer(), context_.threads, copy).finite);
   } else {
     store_rounded(tensor, *plan.scheme.dense, report);
   }
@@ -171,7 +191,8 @@ void QuantizedWriter::add_folded(const TensorPlan& plan, std::span<const float> 
   const DType type = plan.scheme == tensor.scheme ? DType::kF32 : *plan.scheme.dense;
   const DenseRun rounded = round_values(type, values);
   TensorReport report{tensor.name, std::string(name_of(type)), method, 0, plan.fallback, 0, Json::object()};
-  report.relative_error = rounded.sums.relative();
+  if (rounded.finite) report.relative_error = rounded.sums.relative();
+  report_not_finite(report, rounded.finite);
   writer().add_dense(tensor.name, type, tensor.shape, rounded.bytes);
   record(tensor, std::move(report));
 }
@@ -194,7 +215,9 @@ void QuantizedWriter::store_rounded(const ModelTensor& tensor, DType type, Tenso
   const auto round = [&](int64_t first, int64_t count) {
     return round_values(type, read_rows(source_, tensor, first, count));
   };
-  report.relative_error = store_dense(tensor, type, writer(), context_.threads, round).relative();
+  const StoredDense stored = store_dense(tensor, type, writer(), context_.threads, round);
+  report.relative_error = stored.relative_error();
+  report_not_finite(report, stored.finite);
 }
 
 void QuantizedWriter::finish(QuantizeSummary& summary, const Json& options) {

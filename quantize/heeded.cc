@@ -9,7 +9,7 @@
 namespace retort {
 namespace {
 
-using Names = std::array<std::string_view, 5>;
+using Names = std::array<std::string_view, 6>;
 
 // A part of a run and the options that it reads. Options that no row names are read by all runs.
 struct Reader {
@@ -19,18 +19,18 @@ struct Reader {
 
 constexpr Reader kReaders[] = {
     {[](const QuantizeOptions&, const Quantizer& q) { return q.needs_calibration; },
-     {"calibration", "samples", "sequence-length", "aim", "precision"}},
+     {"calibration", "samples", "sequence-length", "aim", "precision", "device"}},
     {[](const QuantizeOptions&, const Quantizer& q) { return q.solve == solve_gptq; },
      {"group-order", "second-pass", "damp"}},
     {[](const QuantizeOptions& o, const Quantizer& q) { return q.scales_inputs && o.aim == "float"; }, {"damp"}},
     {[](const QuantizeOptions&, const Quantizer& q) { return q.weighs_columns; }, {"imatrix", "save-imatrix"}},
     {[](const QuantizeOptions& o, const Quantizer& q) { return q.weighs_columns && o.imatrix.empty(); },
-     {"calibration", "samples", "sequence-length"}},
+     {"calibration", "samples", "sequence-length", "device"}},
     {[](const QuantizeOptions&, const Quantizer& q) { return !q.needs_calibration; }, {"grid"}},
     {[](const QuantizeOptions& o, const Quantizer&) { return o.scheme == "auto"; }, {"calibration"}},
     {[](const QuantizeOptions& o, const Quantizer&) { return o.scheme == "auto" && !o.calibration.empty(); },
-     {"samples", "sequence-length"}},
-    {[](const QuantizeOptions& o, const Quantizer&) { return tunes(o); }, {"calibration", "sequence-length"}},
+     {"samples", "sequence-length", "device"}},
+    {[](const QuantizeOptions& o, const Quantizer&) { return tunes(o); }, {"calibration", "sequence-length", "device"}},
 };
 
 bool reads(const Reader& reader, std::string_view name) {

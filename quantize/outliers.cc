@@ -1,6 +1,7 @@
 #include "quantize/outliers.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -51,12 +52,15 @@ void choose_outliers(std::span<MatrixTask> group, int64_t count, std::span<const
                      Context& context) {
   if (count == 0) return;
   std::vector<double> losses(static_cast<size_t>(group.front().cols));
+  bool any = false;
   for (const MatrixTask& task : group) {
     const SolvedMatrix rounded = round_to_nearest(task, {}, rule, context);
-    if (!rounded.matrix) return;
+    if (!rounded.matrix) continue;
+    any = true;
     const std::vector<double> errors = squared_errors(task, *rounded.matrix, context);
     for (size_t c = 0; c < losses.size(); ++c) losses[c] += errors[c];
   }
+  if (!any) return;
   if (all_finite(activity))
     for (size_t c = 0; c < activity.size(); ++c) losses[c] *= activity[c];
   const std::vector<int32_t> outliers = places_of_largest(losses, count);
@@ -82,7 +86,9 @@ void keep_outliers(const MatrixTask& task, SolvedMatrix& solved, Context& contex
   const auto cols = static_cast<size_t>(task.cols), count = task.outliers.size();
   matrix.outlier_columns = task.outliers;
   matrix.outliers.resize(static_cast<size_t>(task.rows) * count);
+  std::atomic<bool> finite = true;
   for_each_piece(task, context, [&](const RowPiece& piece) {
+    if (!all_finite(piece.values)) finite = false;
     float* out = matrix.outliers.data() + static_cast<size_t>(piece.first) * count;
     for (size_t row = 0; row < piece.values.size(); row += cols)
       for (const int32_t c : task.outliers) *out++ = round_to_f16(piece.values[row + static_cast<size_t>(c)]);
@@ -90,7 +96,7 @@ void keep_outliers(const MatrixTask& task, SolvedMatrix& solved, Context& contex
   solved.relative_error.reset();  // it was that of the others
   if (all_finite(matrix.outliers)) return;
   solved.matrix.reset();
-  solved.fallback = "a weight of a column in 16 bits is too large for f16";
+  solved.fallback = finite ? "a weight of a column in 16 bits is too large for f16" : kNotFinite;
 }
 
 }  // namespace retort

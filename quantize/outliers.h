@@ -11,7 +11,8 @@ namespace retort {
 
 // Names as task.outliers of each matrix of the group the `count` columns that lose most by rounding to nearest: by
 // their squared errors in all matrices of the group, times their activity (the diagonal of the second moment of the
-// inputs, or their mean squares; empty: all alike). None where weights are not finite.
+// inputs, or their mean squares; empty: all alike). Matrices that cannot be rounded have no say; if none can, none have
+// outliers.
 void choose_outliers(std::span<MatrixTask> group, int64_t count, std::span<const float> activity, GridRule rule,
                      Context& context);
 

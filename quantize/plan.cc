@@ -16,7 +16,7 @@ namespace {
 struct KeepRule {
   std::string pattern;
   Scheme scheme;
-  bool matched = false;
+  bool matched = false, applies = false;  // a tensor has the name; and can be of the type
 };
 
 // Whose scales need not be those of a format that fixes their type.
@@ -59,8 +59,13 @@ class Planner {
       if (holds_portable_scales(plans.back().scheme)) plans.back().scale_type = scale_type_;
       plans.back().outliers = outliers_of(plans.back());
     }
-    for (const KeepRule& rule : keep_)
+    for (const KeepRule& rule : keep_) {
       if (!rule.matched) fail_usage("quantize", "--keep", "no tensor is named like '" + rule.pattern + "'");
+      if (!rule.applies)
+        fail_usage("quantize", "--keep",
+                   "'" + rule.pattern + "' names only vectors, and " + name_of(rule.scheme) + " is for matrices",
+                   "Give them f16, bf16 or f32");
+    }
     return plans;
   }
 
@@ -101,7 +106,9 @@ class Planner {
     for (KeepRule& keep : keep_) {
       if (!glob_match(keep.pattern, tensor.name)) continue;
       keep.matched = true;
-      if (first == nullptr && (matrix || keep.scheme.is_dense())) first = &keep;
+      if (!matrix && !keep.scheme.is_dense()) continue;
+      keep.applies = true;
+      if (first == nullptr) first = &keep;
     }
     if (first != nullptr) return first->scheme;
     if (!matrix) return tensor.scheme;

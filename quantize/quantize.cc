@@ -229,8 +229,12 @@ Json state_verdict(const QuantizeOptions& options, std::span<const TensorPlan> p
     context.progress.message(options.target + " does not load " + reason);
   }
   if (verdict.loads()) context.progress.message(options.target + " loads this as --format " + verdict.format);
-  return {
-      {"target", verdict.target}, {"loads", verdict.loads()}, {"format", verdict.format}, {"reasons", verdict.reasons}};
+  for (const std::string& held : verdict.held_as) context.progress.message(verdict.format + " holds " + held);
+  return {{"target", verdict.target},
+          {"loads", verdict.loads()},
+          {"format", verdict.format},
+          {"reasons", verdict.reasons},
+          {"held_as", verdict.held_as}};
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ struct QuantizeSummary {
   Json tuning = {};            // what tune() returned; null: nothing was tuned
   std::vector<TensorReport> tensors;
   Json allocation = nullptr;  // with scheme "auto": {"size", "measure", "expected_loss", ...}
-  Json verdict = nullptr;     // of options.target: {"target", "loads", "format", "reasons"}
+  Json verdict = nullptr;     // of options.target: {"target", "loads", "format", "reasons", "held_as"}
   bool fell_back() const;     // any tensor, or the tuning: exit code 3
 };
 

@@ -125,7 +125,6 @@ class PieceRounder {
   std::vector<float> weights_, decoded_;
 };
 
-constexpr const char* kNotFinite = "the weights hold NaN or infinity";
 constexpr const char* kLargeScale = "a scale is too large for f16";
 
 bool finite_scales(const QuantizedMatrix& m) {
@@ -161,7 +160,7 @@ SolvedMatrix round_to_nearest(const MatrixTask& task, std::span<const float> imp
   if (!finite) solved.fallback = kNotFinite;
   if (finite && !finite_scales(*solved.matrix)) solved.fallback = kLargeScale;
   if (!solved.fallback.empty()) solved.matrix.reset();
-  solved.relative_error = total(sums).relative();
+  if (solved.matrix) solved.relative_error = total(sums).relative();
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }

@@ -13,6 +13,9 @@
 
 namespace retort {
 
+// Why a tensor is kept as it is.
+inline constexpr const char* kNotFinite = "the weights hold NaN or infinity";
+
 // Whether matrices of the scheme are the blocks of ggml's reference quantizer, bit for bit: q8_0 always (a search would
 // lower an error that its 8-bit activations hide, and take three times as long), q4_0 with GridRule::kLargestWeight.
 // Nothing is searched then, and importance has no say.

@@ -27,20 +27,39 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return out;
+}
+
+// Small where little was mistyped, and smaller where the beginning is right: what was left out at the end (nf4 of
+// nf4-g64) is no other name.
+int64_t dissimilarity(const std::string& typed, const std::string& name) {
+  const auto prefix = std::ranges::mismatch(typed, name).in1 - typed.begin();
+  return static_cast<int64_t>(edit_distance(typed, name)) - 2 * prefix;
+}
+
 struct Unit {
   std::string_view name;
   uint64_t bytes;
 };
-constexpr std::array kUnits{Unit{"KiB", 1ull << 10}, Unit{"MiB", 1ull << 20}, Unit{"GiB", 1ull << 30},
-                            Unit{"TiB", 1ull << 40}, Unit{"KB", 1000},        Unit{"MB", 1000000},
-                            Unit{"GB", 1000000000},  Unit{"B", 1},            Unit{"", 1}};
+constexpr std::array kUnits{Unit{"KiB", 1ull << 10},
+                            Unit{"MiB", 1ull << 20},
+                            Unit{"GiB", 1ull << 30},
+                            Unit{"TiB", 1ull << 40},
+                            Unit{"KB", 1000},
+                            Unit{"MB", 1000000},
+                            Unit{"GB", 1000000000},
+                            Unit{"B", 1},
+                            Unit{"", 1}};
 
 }  // namespace
 
 std::string nearest_name(std::string_view name, std::span<const std::string> candidates) {
-  const auto best = std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
-    return edit_distance(name, a) < edit_distance(name, b);
-  });
+  const std::string typed = lower(name);
+  const auto best =
+      std::ranges::min_element(candidates, {}, [&](const auto& known) { return dissimilarity(typed, lower(known)); });
   return best == candidates.end() ? std::string() : *best;
 }
 

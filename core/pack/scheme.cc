@@ -115,7 +115,7 @@ std::span<const float> levels_of(CodeBook book) {
 }
 
 std::vector<std::string> scheme_names() {
-  std::vector<std::string> names{"nf4-g64"};
+  std::vector<std::string> names{"int4", "nf4-g64"};
   for (const NamedScheme& named : named_schemes()) names.emplace_back(named.name);
   for (const char* bits : {"int2", "int3", "int4", "int8"})
     for (const char* group : {"g32", "g64", "g128", "channel", "tensor"})

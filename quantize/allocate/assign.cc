@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <cmath>
 #include <functional>
@@ -83,6 +84,26 @@ std::vector<Item> items_of(std::span<const TensorPlan> plans, const QuantizeOpti
                      ", and none holds both");
   }
   return items;
+}
+
+// Matrices that no type may be able to round stay as they are, and so count. A scale is at most the largest weight,
+// or a little more where it is searched.
+void fix_what_cannot_be_rounded(const ModelSource& source, std::vector<TensorPlan>& plans, Context& context) {
+  constexpr float kLargest = 32768;
+  for (TensorPlan& plan : plans) {
+    if (plan.candidates.empty()) continue;
+    context.check_interrupted();
+    std::atomic<bool> finite = true, fits = true;
+    for_each_piece(task_of(source, plan), context, [&](const RowPiece& piece) {
+      if (!all_finite(piece.values)) finite = false;
+      if (std::ranges::any_of(piece.values, [](float value) { return std::abs(value) > kLargest; })) fits = false;
+    });
+    if (finite && fits) continue;
+    plan.candidates.clear();
+    plan.scheme = plan.tensor->scheme;
+    plan.fallback =
+        std::string(finite ? "a weight is too large for the scales of some types" : kNotFinite) + ": kept as it is";
+  }
 }
 
 class Assignment {
@@ -166,14 +187,14 @@ class Assignment {
     return coefficients;
   }
 
-  // Of the weights; of some of the rows as for all. 0 where they are not finite: they are kept as they are.
+  // Of the weights; of some of the rows as for all.
   double square_sum(const TensorPlan& plan) const {
     const MatrixTask task = sampled(task_of(source_, plan));
     std::vector<float> values(static_cast<size_t>(task.rows * task.cols));
     task.read(0, task.rows, values);
     double sum = 0;
     for (const float value : values) sum += static_cast<double>(value) * value;
-    return std::isfinite(sum) ? sum * static_cast<double>(plan.tensor->rows()) / static_cast<double>(task.rows) : 0.0;
+    return sum * static_cast<double>(plan.tensor->rows()) / static_cast<double>(task.rows);
   }
 
   // The choices of each item.
@@ -195,13 +216,12 @@ class Assignment {
     return choices;
   }
 
-  // Relative. Of weights that are not finite: 0, they are kept as they are.
+  // Relative.
   double rounding_error(TensorPlan plan, const Scheme& type) {
     plan.scheme = type;
     const GridRule grid = options_.grid == "max" ? GridRule::kLargestWeight : GridRule::kSmallestError;
     const SolvedMatrix solved = round_to_nearest(sampled(task_of(source_, plan)), {}, grid, context_);
-    const double error = solved.matrix ? solved.relative_error.value_or(0.0) : 0.0;
-    return std::isfinite(error) ? error : 0.0;
+    return solved.relative_error.value_or(0.0);
   }
 
   // Of the matrices that were given one: {"q4_k": {"tensors", "bits_per_weight"}}.
@@ -292,6 +312,7 @@ uint64_t parse_budget(const std::string& size, uint64_t weights, const std::func
 
 Json assign_types(const ModelSource& source, std::vector<TensorPlan>& plans, const QuantizeOptions& options,
                   Context& context) {
+  fix_what_cannot_be_rounded(source, plans, context);
   return Assignment(source, plans, options, context).assign();
 }
 

@@ -137,11 +137,26 @@ std::string allocation(const QuantizeSummary& summary) {
   return text;
 }
 
+bool is_loaded(const QuantizeSummary& summary) {
+  return summary.verdict.is_null() || summary.verdict["loads"].get<bool>();
+}
+
+// Whether the program of --for loads the result.
+std::string verdict(const QuantizeSummary& summary) {
+  if (summary.verdict.is_null()) return {};
+  const auto target = summary.verdict["target"].get<std::string>(),
+             format = summary.verdict["format"].get<std::string>();
+  std::string text = "\n" + target + (is_loaded(summary) ? " loads this as --format " + format : " does not load this");
+  for (const auto& [key, before] : {std::pair{"reasons", "\n  "}, {"held_as", "\n  held there: "}})
+    for (const Json& line : summary.verdict[key]) text += before + line.get<std::string>();
+  return text;
+}
+
 std::string describe(const QuantizeSummary& summary) {
   std::string text = fmt::format("{} by {}: {:.3f} bits per weight, {}, {:.1f} s, at most {} in memory", summary.scheme,
                                  summary.method, summary.bits_per_weight, format_bytes(summary.output_bytes),
                                  summary.seconds, format_bytes(summary.peak_rss_bytes));
-  text += allocation(summary) + worst_tensors(summary);
+  text += verdict(summary) + allocation(summary) + worst_tensors(summary);
   for (const TensorReport& tensor : summary.tensors)
     if (!tensor.fallback.empty()) text += fmt::format("\n  {}: {}", tensor.name, tensor.fallback);
   return text;
@@ -150,7 +165,7 @@ std::string describe(const QuantizeSummary& summary) {
 OperationResult run(const Params& params, const std::filesystem::path& output, Context& context) {
   const auto source = open_model(params.path("model"));
   const QuantizeSummary summary = quantize_model(*source, output, read_options(params), context);
-  return {to_json(summary), !summary.fell_back(), describe(summary)};
+  return {to_json(summary), !summary.fell_back() && is_loaded(summary), describe(summary)};
 }
 
 }  // namespace

@@ -149,6 +149,9 @@ TEST_F(Program, RefusesADeviceThatItDoesNotUse) {
                                             "Leave it out");
   }
   EXPECT_EQ(retort({"inspect", teacher_, "--device", "cpu"}).code, 0);
+  const Finished rounding = retort({"quantize", teacher_, "--method", "rtn", "--device", "cuda:7", "--output", "out"});
+  EXPECT_EQ(rounding.code, 2);
+  EXPECT_THAT(rounding.last_error_line(), HasSubstr("[quantize] --device: the method 'rtn' does not read it here"));
 }
 
 TEST_F(Program, RefusesAnAccuracyLevelWithoutEffect) {

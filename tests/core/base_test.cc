@@ -361,6 +361,11 @@ TEST(Text, GlobSizesAndNearest) {
   EXPECT_THROW(parse_size("-1", "--memory"), Error);
   const std::vector<std::string> names{"scheme", "method", "samples"};
   EXPECT_EQ(nearest_name("shceme", names), "scheme");
+  EXPECT_EQ(nearest_name("amples", names), "samples");
+  const std::vector<std::string> types{"f16", "q4_k_s", "q4_k_m", "int2-g64-sym", "int4-g64-sym", "nf4-g64"};
+  EXPECT_EQ(nearest_name("nf4", types), "nf4-g64") << "what is left out at the end";
+  EXPECT_EQ(nearest_name("Q4_K_M", types), "q4_k_m") << "any case";
+  EXPECT_EQ(nearest_name("int4-sym", types), "int4-g64-sym") << "of equals the one that begins alike";
 }
 
 TEST(ErrorTest, ReadsAsTheContractSays) {

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <random>
 
@@ -30,6 +32,37 @@ QuantizedMatrix random_matrix(const Scheme& scheme, int64_t rows, int64_t cols, 
     if (!m.zeros.empty()) std::fill(m.zeros.begin(), m.zeros.end(), m.zeros[0]);
   }
   return m;
+}
+
+// By bisection.
+double normal_quantile(double p) {
+  double low = -9, high = 9;
+  for (int i = 0; i < 80; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(-middle / std::sqrt(2.0)) / 2 < p ? low : high) = middle;
+  }
+  return low;
+}
+
+// The table of arXiv:2305.14314, appendix E, which bitsandbytes has (functional.py, get_4bit_type).
+TEST(Nf4, LevelsAreThePublishedOnes) {
+  EXPECT_THAT(levels_of(CodeBook::kNf4),
+              ElementsAre(-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
+                          -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+                          0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+                          0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f));
+}
+
+// bitsandbytes/functional.py, create_normal_map: quantiles of the normal distribution at equal steps, eight above zero
+// and seven below, over the largest. The table was made in float32.
+TEST(Nf4, LevelsAreQuantilesOfTheNormalDistribution) {
+  constexpr double kOffset = 0.9677083, kRounding = 1e-6;
+  std::vector<double> levels{0};
+  for (int i = 0; i < 8; ++i) levels.push_back(normal_quantile(kOffset + (0.5 - kOffset) * i / 8));
+  for (int i = 0; i < 7; ++i) levels.push_back(-normal_quantile(kOffset + (0.5 - kOffset) * i / 7));
+  std::ranges::sort(levels);
+  for (size_t i = 0; i < levels.size(); ++i)
+    EXPECT_NEAR(levels_of(CodeBook::kNf4)[i], levels[i] / levels.back(), kRounding) << i;
 }
 
 std::vector<Scheme> schemes() {

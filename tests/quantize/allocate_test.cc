@@ -244,6 +244,32 @@ TEST_F(Auto, TargetsGetTypesThatTheyHold) {
   }
 }
 
+// They stay as wide as they are, and the others make up for that.
+TEST_F(Auto, MatricesThatCannotBeRoundedCountAsTheyAreKept) {
+  const auto whole = model({.hidden_size = 256, .ffn_size = 512, .dtype = DType::kBF16});
+  const fs::path directory = temp_.path() / "damaged";
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  for (const float value : {std::nanf(""), 1e30f}) {
+    fs::create_directories(directory);
+    ModelWriter writer(directory, whole->side_files());
+    for (const ModelTensor& tensor : whole->tensors()) {
+      std::vector<float> values = whole->read_f32(tensor);
+      if (tensor.name == name) values.back() = value;
+      writer.add_f32(tensor.name, *tensor.scheme.dense, tensor.shape, values);
+    }
+    writer.finish(whole->config().json, nullptr);
+    const auto source = open_model(directory);
+    const QuantizeSummary summary = quantize(*source, options("5bpw"));
+    EXPECT_LE(summary.bits_per_weight, 5);
+    EXPECT_TRUE(summary.fell_back());
+    for (const TensorReport& tensor : summary.tensors) {
+      EXPECT_EQ(tensor.fallback.empty(), tensor.name != name) << tensor.name << tensor.fallback;
+      EXPECT_TRUE(tensor.name != name || tensor.scheme == "bf16") << tensor.scheme;
+    }
+    fs::remove_all(directory);
+  }
+}
+
 TEST_F(Auto, WhatATargetHoldsInNoTypeStaysIn16Bit) {
   const auto source = model({.hidden_size = 96, .ffn_size = 192});
   QuantizeOptions chosen = options("17bpw");

@@ -80,6 +80,20 @@ TEST_F(Outliers, AreNoneWhereWeightsAreNotFinite) {
   EXPECT_TRUE(task.outliers.empty());
 }
 
+// A sibling that cannot be rounded has no say: they are those of the other alone.
+TEST_F(Outliers, DoNotDependOnMatricesThatCannotBeRounded) {
+  const std::vector<float> values = weights();
+  std::vector<float> broken = values;
+  broken[static_cast<size_t>(kLarge.front())] = NAN;
+  MatrixTask alone = matrix_task(values, kCols, "int4-g32-sym");
+  choose_outliers({&alone, 1}, 3, {}, GridRule::kSmallestError, context_);
+  std::vector<MatrixTask> group{matrix_task(broken, kCols, "int4-g32-sym"), matrix_task(values, kCols, "int4-g32-sym")};
+  choose_outliers(group, 3, {}, GridRule::kSmallestError, context_);
+  EXPECT_EQ(group[1].outliers, alone.outliers);
+  EXPECT_EQ(rounded(group[1]).matrix->outlier_columns, alone.outliers);
+  EXPECT_EQ(rounded(group[0]).fallback, "the weights hold NaN or infinity");
+}
+
 // The grids of the others are those of a matrix that never had large columns, and the large ones are as in f16.
 TEST_F(Outliers, HaveNoSayInTheScalesOfTheOthers) {
   const std::vector<float> values = weights();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <sstream>
 #include <tuple>
 
 #include "core/base/digest.h"
@@ -130,6 +131,28 @@ TEST_F(QuantizeByRtn, MixesGiveEachTensorTheTypeThatLlamaQuantizeGivesIt) {
   }
 }
 
+// tests/oracles/make_mix_types.py: the layers of each rule, and keys that query heads share.
+TEST_F(QuantizeByRtn, MixesOfManyLayersAreThoseOfLlamaQuantize) {
+  const Json golden = read_json_file(fs::path(RETORT_SOURCE_DIR) / "tests/golden/mix_types.json");
+  const Json& shape = golden["model"];
+  const auto source = model({.hidden_size = shape["hidden_size"],
+                             .ffn_size = shape["ffn_size"],
+                             .layers = shape["layers"],
+                             .heads = shape["heads"],
+                             .kv_heads = shape["kv_heads"],
+                             .head_dim = 32,
+                             .dtype = DType::kBF16});
+  for (const auto& [mix, kinds] : golden["types"].items())
+    for (const TensorPlan& plan : plan_tensors(*source, options(mix))) {
+      if (plan.tensor->shape.size() < 2) continue;
+      const std::string name = gguf_name(*plan.rule, plan.layer), head = name.substr(0, name.rfind('.'));
+      std::istringstream types(kinds.at(head.substr(head.rfind('.') + 1)).get<std::string>());
+      std::string theirs;
+      for (int64_t layer = 0; layer <= std::max<int64_t>(0, plan.layer); ++layer) types >> theirs;  // the last: of all
+      EXPECT_EQ(name_of(plan.scheme), theirs) << mix << " " << name;
+    }
+}
+
 TEST_F(QuantizeByRtn, WidthsThatNoSuperBlockDividesGetBlocksOf32) {
   const auto source = model({.ffn_size = 192});
   for (const auto& [scheme, narrow] :
@@ -224,6 +247,17 @@ TEST_F(QuantizeByRtn, KeepOverridesAndFirstMatchWins) {
   EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "f32") << "a vector cannot be quantized";
 }
 
+TEST_F(QuantizeByRtn, KeepRulesThatCanDoNothingAreRefused) {
+  const auto source = model();
+  QuantizeOptions chosen = options("int4-g32-sym");
+  chosen.keep = {{"*norm*", "int8-channel-sym"}};
+  EXPECT_EQ(message_of([&] { plan_tensors(*source, chosen); }),
+            "[quantize] --keep: '*norm*' names only vectors, and int8-channel-sym is for matrices. Give them f16, bf16 "
+            "or f32");
+  chosen.keep = {{"*norm*", "bf16"}};
+  EXPECT_EQ(schemes_of(plan_tensors(*source, chosen)).at(kNorm), "bf16");
+}
+
 TEST_F(QuantizeByRtn, KeepRulesBehindOthersAreNoMistakes) {
   const auto source = model();
   QuantizeOptions chosen = options("int4-g32-sym");
@@ -246,6 +280,11 @@ TEST_F(QuantizeByRtn, AWrongTypeNamesItsOptionAndTheNearest) {
   EXPECT_EQ(message("int4-g32-syn", ""),
             "[quantize] --scheme: 'int4-g32-syn' is not a scheme. The nearest valid one is int4-g32-sym");
   EXPECT_EQ(message("int4", "q4_kk"), "[quantize] --keep: 'q4_kk' is not a scheme. The nearest valid one is q4_k");
+  for (const auto& [typed, meant] :
+       {std::pair{"nf4", "nf4-g64"}, {"Q4_K_M", "q4_k_m"}, {"int4-sym", "int4-g32-sym"}, {"int5", "int4"}})
+    EXPECT_THAT(message(typed, ""), ::testing::EndsWith(std::string("is ") + meant)) << typed;
+  EXPECT_THAT(message("f17", ""), ::testing::Not(::testing::EndsWith("is f16"))) << "it does not quantize";
+  EXPECT_THAT(message("int4", "int5"), ::testing::EndsWith("is int4"));
   EXPECT_EQ(message("int4", "f17"), "[quantize] --keep: 'f17' is not a scheme. The nearest valid one is f16");
 }
 
@@ -318,6 +357,12 @@ TEST(Heeded, OptionsBelongToWhatReadsThem) {
                         {"rtn", "samples", false, tuned},
                         {"rtn", "sequence-length", true, tuned},
                         {"rtn", "grid", true},
+                        {"rtn", "device", false},
+                        {"rtn", "device", true, tuned},
+                        {"rtn", "device", true, automatic},
+                        {"gptq", "device", true},
+                        {"imatrix", "device", true},
+                        {"imatrix", "device", false, from_file},
                         {"rtn", "keep", true},
                         {"gptq", "samples", true},
                         {"gptq", "damp", true},
@@ -412,6 +457,38 @@ TEST_F(QuantizeByRtn, WeightsThatAreNotFiniteAreKeptAndReported) {
   }
   const auto artifact = open_model(path("out"));
   EXPECT_EQ(artifact->read_f32(artifact->at(kQuery)), source->read_f32(source->at(kQuery)));
+}
+
+// Of what is copied or changed in its type alone: kept, and said.
+TEST_F(QuantizeByRtn, DenseTensorsThatAreNotFiniteAreReported) {
+  const auto whole = model({.dtype = DType::kBF16});
+  for (const auto& [name, type] : {std::pair{kEmbedding, ""}, {kNorm, ""}, {kNorm, "f16"}, {kNorm, "f32"}})
+    for (const float value : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
+      const auto source = damaged(*whole, name, value);
+      QuantizeOptions chosen = options("int4-g32-sym");
+      if (*type != '\0') chosen.keep = {{"*norm.weight", type}};
+      const QuantizeSummary summary = quantize(*source, chosen);
+      EXPECT_TRUE(summary.fell_back()) << name << type;
+      for (const TensorReport& tensor : summary.tensors) {
+        EXPECT_EQ(tensor.fallback, tensor.name == name ? "the weights hold NaN or infinity: kept as it is" : "");
+        EXPECT_TRUE(std::isfinite(tensor.relative_error)) << tensor.name;
+      }
+      chosen.strict = true;
+      EXPECT_THAT(message_of([&] { quantize(*source, chosen); }), HasSubstr("--strict")) << name << type;
+    }
+}
+
+TEST_F(QuantizeByRtn, MatricesWhoseScalesAreTooLargeHaveNoErrorToReport) {
+  const auto source = damaged(*model(), kQuery, 1e30f);
+  for (const int outliers : {0, 2}) {
+    QuantizeOptions chosen = options("int4-g32-sym");
+    chosen.outliers = outliers;
+    for (const TensorReport& tensor : quantize(*source, chosen).tensors) {
+      if (tensor.name != kQuery) continue;
+      EXPECT_THAT(tensor.fallback, HasSubstr("too large for f16"));
+      EXPECT_EQ(tensor.relative_error, 0);
+    }
+  }
 }
 
 TEST_F(QuantizeByRtn, WhatF16CannotHoldBecomesBf16) {
