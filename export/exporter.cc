@@ -25,19 +25,22 @@ constexpr std::array kFormats{
     ExportFormat{"mlx", true, true, false, false, make_mlx_writer},
 };
 
-// As ArtifactWriter::refuses; no format of other programs has columns in 16 bits beside integers.
-std::string reason_against(std::string_view format, const ArtifactWriter& writer, const PlannedTensor& planned,
-                           const QuantizedMatrix& matrix) {
-  const std::string reason = refuses_outliers(matrix, format);
-  return reason.empty() ? writer.refuses(planned, matrix) : reason;
-}
-
 // What refuses() gets to see.
 QuantizedMatrix probe(const ModelSource& source, const ModelTensor& tensor) {
   if (tensor.scheme.has_zeros()) return source.read_quantized(tensor);
   QuantizedMatrix matrix = source.read_quantized_rows(tensor, 0, 1);
   matrix.rows = tensor.rows();
   return matrix;
+}
+
+// As ArtifactWriter::refuses, for a tensor that is stored as integers. No format of other programs has columns in 16
+// bits beside them.
+std::string reason_against(std::string_view format, const ModelSource& source, const ArtifactWriter& writer,
+                           const PlannedTensor& planned) {
+  if (!planned.tensor->integers_lost.empty()) return planned.tensor->integers_lost;
+  const QuantizedMatrix matrix = probe(source, *planned.tensor);
+  const std::string reason = refuses_outliers(matrix, format);
+  return reason.empty() ? writer.refuses(planned, matrix) : reason;
 }
 
 // What a GGUF file says in its own way, a directory says in files and in keys that transformers knows.
@@ -56,9 +59,8 @@ void check_side_files(const ModelSource& source, const std::string& format) {
 bool holds_all(const ModelSource& source, const ExportFormat& format) {
   const auto holds = [&](const ArtifactWriter& writer, const ExpectedTensor& expected) {
     const ModelTensor& tensor = source.at(expected.name);
-    if (tensor.scheme.is_dense()) return true;
-    const PlannedTensor planned{&tensor, expected.rule, expected.layer, {}, {}};
-    return reason_against(format.name, writer, planned, probe(source, tensor)).empty();
+    if (!tensor.stores_integers()) return true;
+    return reason_against(format.name, source, writer, {&tensor, expected.rule, expected.layer, {}, {}}).empty();
   };
   try {
     const std::string name(format.name);
@@ -83,8 +85,7 @@ std::string nearest_that_holds(const ModelSource& source) {
 
 void plan_quantized(const ModelSource& source, const ExportOptions& options, const ArtifactWriter& writer,
                     PlannedTensor& planned) {
-  const QuantizedMatrix matrix = probe(source, *planned.tensor);
-  planned.fallback = reason_against(options.format, writer, planned, matrix);
+  planned.fallback = reason_against(options.format, source, writer, planned);
   if (planned.fallback.empty()) return;
   if (!options.fallback)
     fail("export", planned.tensor->name, options.format + " cannot hold it exactly: " + planned.fallback,
@@ -102,7 +103,7 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
     PlannedTensor planned{
         &tensor, expected.rule, expected.layer, options.type ? options.type : tensor.scheme.dense, {}};
     if (!planned.dense && !format.integers) planned.dense = DType::kF32;
-    if (!planned.dense) plan_quantized(source, options, writer, planned);
+    if (tensor.stores_integers() && format.integers && !options.type) plan_quantized(source, options, writer, planned);
     if (format.vectors_in_f32 && tensor.shape.size() == 1) planned.dense = DType::kF32;
     if (planned.dense == DType::kF16)
       check_f16_range(source, tensor, options.type ? "Use --type bf16 or f32" : "Use --fallback f32", context.threads);

@@ -45,7 +45,7 @@ class Comparison {
     const ModelTensor& tensor = model_.at(expected.name);
     ++result_.tensors_compared;
     if (found.dense) {
-      result_.integers_as_values += tensor.scheme.is_dense() ? 0 : 1;
+      result_.integers_as_values += tensor.stores_integers() ? 1 : 0;
       return compare_dense(tensor, found);
     }
     if (tensor.scheme.is_dense()) {
@@ -93,7 +93,7 @@ class Comparison {
     result_.values_different += values.different;
     result_.values_rounded += values.rounded;
     result_.tensors_rounded += values.rounded > 0 ? 1 : 0;
-    result_.integers_rounded += values.rounded > 0 && !tensor.scheme.is_dense() ? 1 : 0;
+    result_.integers_rounded += values.rounded > 0 && tensor.stores_integers() ? 1 : 0;
     if (values.different > 0) note(tensor, std::to_string(values.different) + " values differ");
     if (values.rounded > 0)
       rounded_.push_back({values.rounded, tensor.name + ": " + std::to_string(values.rounded) + " values rounded to " +
