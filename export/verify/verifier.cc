@@ -12,6 +12,7 @@
 #include "export/tensors.h"
 #include "export/verify/artifact.h"
 #include "export/verify/rounding.h"
+#include "export/verify/settings.h"
 
 namespace fs = std::filesystem;
 
@@ -41,9 +42,14 @@ class Comparison {
  public:
   Comparison(const ModelSource& model, VerifyResult& result) : model_(model), result_(result) {}
 
-  void compare(const ExpectedTensor& expected, const ArtifactTensor& found) {
+  void compare(const ExpectedTensor& expected, const ArtifactTensor& found, DType loaded) {
     const ModelTensor& tensor = model_.at(expected.name);
     ++result_.tensors_compared;
+    if (const int64_t rounded = rounded_by(loaded, found); rounded > 0) {
+      ++result_.settings_different;
+      note(tensor, std::to_string(rounded) + " numbers are rounded when it is loaded, for config.json asks for " +
+                       std::string(name_of(loaded)));
+    }
     if (found.dense) {
       result_.integers_as_values += tensor.stores_integers() ? 1 : 0;
       return compare_dense(tensor, found);
@@ -69,6 +75,17 @@ class Comparison {
 
   void note(const ModelTensor& tensor, const std::string& what) {
     result_.differences.push_back(tensor.name + ": " + what);
+  }
+
+  // Of dense values, or of scales, those that the type does not have.
+  static int64_t rounded_by(DType loaded, const ArtifactTensor& found) {
+    if (loaded == DType::kF32 || found.dense == loaded) return 0;
+    int64_t rounded =
+        std::ranges::count_if(found.scales, [&](uint16_t bits) { return !has_number(loaded, f16_number(bits)); });
+    if (!found.dense) return rounded;
+    for (size_t at = 0; at < found.bytes.size(); at += size_of(*found.dense))
+      rounded += has_number(loaded, number_at(*found.dense, found.bytes.data() + at)) ? 0 : 1;
+    return rounded;
   }
 
   // The artifact's values must be the nearest of their type to the model's.
@@ -246,9 +263,10 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   const auto expected = expected_tensors(model.config());
   context.progress.begin("verify " + result.format, static_cast<int64_t>(expected.size()), "tensors");
   Comparison comparison(model, result);
+  const DType loaded = artifact->loaded_type().value_or(DType::kF32);
   for (const ExpectedTensor& tensor : expected) {
     context.check_interrupted();
-    comparison.compare(tensor, artifact->read(tensor));
+    comparison.compare(tensor, artifact->read(tensor), loaded);
     context.progress.update(result.tensors_compared, tensor.name);
   }
   context.progress.end();
@@ -269,7 +287,10 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
   const auto numbers = number_differences(artifact->numbers(), model.config());
   result.numbers_different = static_cast<int64_t>(numbers.size());
-  result.differences.insert(result.differences.end(), numbers.begin(), numbers.end());
+  append(result.differences, numbers);
+  const auto settings = artifact->setting_differences(model);
+  result.settings_different += static_cast<int64_t>(settings.size());
+  append(result.differences, settings);
   return result;
 }
 
