@@ -16,13 +16,13 @@ namespace retort {
 namespace {
 
 constexpr std::array kFormats{
-    ExportFormat{"gguf", false, true, true, true, make_gguf_writer},
-    ExportFormat{"onnx", true, true, true, true, make_onnx_writer},
-    ExportFormat{"gptq", true, true, false, false, make_gptq_writer},
-    ExportFormat{"hf", true, false, true, false, make_hf_writer},
-    ExportFormat{"awq", true, true, false, false, make_awq_writer},
-    ExportFormat{"compressed-tensors", true, true, false, false, make_compressed_tensors_writer},
-    ExportFormat{"mlx", true, true, false, false, make_mlx_writer},
+    ExportFormat{"gguf", false, true, true, true, false, make_gguf_writer},
+    ExportFormat{"onnx", true, true, true, true, true, make_onnx_writer},
+    ExportFormat{"gptq", true, true, false, false, true, make_gptq_writer},
+    ExportFormat{"hf", true, false, true, false, true, make_hf_writer},
+    ExportFormat{"awq", true, true, false, false, true, make_awq_writer},
+    ExportFormat{"compressed-tensors", true, true, false, false, true, make_compressed_tensors_writer},
+    ExportFormat{"mlx", true, true, false, false, false, make_mlx_writer},
 };
 
 // What refuses() gets to see.
@@ -146,6 +146,14 @@ const ExportFormat& export_format(std::string_view name) {
   return *row;
 }
 
+std::string context_note(const ExportFormat& format, const ModelConfig& config) {
+  const int64_t exact = exact_context(config);
+  if (format.windows || exact == config.context_length) return {};
+  return "context: " + std::to_string(exact) + " tokens instead of " + std::to_string(config.context_length) +
+         ", for what loads " + std::string(format.name) +
+         " knows no sliding window in this family, and the model has one";
+}
+
 ExportSummary export_model(const ModelSource& source, const std::filesystem::path& output, const ExportOptions& options,
                            Context& context) {
   const ExportFormat& format = export_format(options.format);
@@ -156,6 +164,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   const auto writer = format.make(source, options);
   const auto plan = plan_export(source, options, format, *writer, context);
   ExportSummary summary;
+  if (const std::string note = context_note(format, source.config()); !note.empty()) summary.notes.push_back(note);
   context.progress.begin("export " + options.format, static_cast<int64_t>(plan.size()), "tensors");
   writer->begin(output, plan);
   for (const PlannedTensor& planned : plan) {

@@ -285,6 +285,8 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   const Provenance provenance = provenance_of(model);
   if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
+  if (const std::string note = context_note(export_format(result.format), model.config()); !note.empty())
+    result.notes.push_back(note);
   const auto numbers = number_differences(artifact->numbers(), model.config());
   result.numbers_different = static_cast<int64_t>(numbers.size());
   append(result.differences, numbers);

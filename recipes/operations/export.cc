@@ -130,7 +130,9 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   for (const auto& [tensor, reason] : summary.fallbacks) text += "\nin " + fallback + ": " + tensor + ": " + reason;
   for (const std::string& problem : problems) text += "\n" + problem;
   Json json = to_json(summary, options.format, bytes);
+  for (const std::string& note : summary.notes) text += "\nnote: " + note;
   json["problems"] = problems;
+  json["notes"] = summary.notes;
   return {json, summary.fallbacks.empty() && problems.empty(), text};
 }
 
