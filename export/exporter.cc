@@ -16,21 +16,14 @@ namespace retort {
 namespace {
 
 constexpr std::array kFormats{
-    ExportFormat{"gguf", false, true, true, true, make_gguf_writer},
-    ExportFormat{"onnx", true, true, true, true, make_onnx_writer},
-    ExportFormat{"gptq", true, true, false, false, make_gptq_writer},
-    ExportFormat{"hf", true, false, true, false, make_hf_writer},
-    ExportFormat{"awq", true, true, false, false, make_awq_writer},
-    ExportFormat{"compressed-tensors", true, true, false, false, make_compressed_tensors_writer},
-    ExportFormat{"mlx", true, true, false, false, make_mlx_writer},
+    ExportFormat{"gguf", false, true, true, true, false, make_gguf_writer},
+    ExportFormat{"onnx", true, true, true, true, true, make_onnx_writer},
+    ExportFormat{"gptq", true, true, false, false, true, make_gptq_writer},
+    ExportFormat{"hf", true, false, true, false, true, make_hf_writer},
+    ExportFormat{"awq", true, true, false, false, true, make_awq_writer},
+    ExportFormat{"compressed-tensors", true, true, false, false, true, make_compressed_tensors_writer},
+    ExportFormat{"mlx", true, true, false, false, false, make_mlx_writer},
 };
-
-// As ArtifactWriter::refuses; no format of other programs has columns in 16 bits beside integers.
-std::string reason_against(std::string_view format, const ArtifactWriter& writer, const PlannedTensor& planned,
-                           const QuantizedMatrix& matrix) {
-  const std::string reason = refuses_outliers(matrix, format);
-  return reason.empty() ? writer.refuses(planned, matrix) : reason;
-}
 
 // What refuses() gets to see.
 QuantizedMatrix probe(const ModelSource& source, const ModelTensor& tensor) {
@@ -38,6 +31,16 @@ QuantizedMatrix probe(const ModelSource& source, const ModelTensor& tensor) {
   QuantizedMatrix matrix = source.read_quantized_rows(tensor, 0, 1);
   matrix.rows = tensor.rows();
   return matrix;
+}
+
+// As ArtifactWriter::refuses, for a tensor that is stored as integers. No format of other programs has columns in 16
+// bits beside them.
+std::string reason_against(std::string_view format, const ModelSource& source, const ArtifactWriter& writer,
+                           const PlannedTensor& planned) {
+  if (!planned.tensor->integers_lost.empty()) return planned.tensor->integers_lost;
+  const QuantizedMatrix matrix = probe(source, *planned.tensor);
+  const std::string reason = refuses_outliers(matrix, format);
+  return reason.empty() ? writer.refuses(planned, matrix) : reason;
 }
 
 // What a GGUF file says in its own way, a directory says in files and in keys that transformers knows.
@@ -56,9 +59,8 @@ void check_side_files(const ModelSource& source, const std::string& format) {
 bool holds_all(const ModelSource& source, const ExportFormat& format) {
   const auto holds = [&](const ArtifactWriter& writer, const ExpectedTensor& expected) {
     const ModelTensor& tensor = source.at(expected.name);
-    if (tensor.scheme.is_dense()) return true;
-    const PlannedTensor planned{&tensor, expected.rule, expected.layer, {}, {}};
-    return reason_against(format.name, writer, planned, probe(source, tensor)).empty();
+    if (!tensor.stores_integers()) return true;
+    return reason_against(format.name, source, writer, {&tensor, expected.rule, expected.layer, {}, {}}).empty();
   };
   try {
     const std::string name(format.name);
@@ -83,8 +85,7 @@ std::string nearest_that_holds(const ModelSource& source) {
 
 void plan_quantized(const ModelSource& source, const ExportOptions& options, const ArtifactWriter& writer,
                     PlannedTensor& planned) {
-  const QuantizedMatrix matrix = probe(source, *planned.tensor);
-  planned.fallback = reason_against(options.format, writer, planned, matrix);
+  planned.fallback = reason_against(options.format, source, writer, planned);
   if (planned.fallback.empty()) return;
   if (!options.fallback)
     fail("export", planned.tensor->name, options.format + " cannot hold it exactly: " + planned.fallback,
@@ -102,7 +103,7 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
     PlannedTensor planned{
         &tensor, expected.rule, expected.layer, options.type ? options.type : tensor.scheme.dense, {}};
     if (!planned.dense && !format.integers) planned.dense = DType::kF32;
-    if (!planned.dense) plan_quantized(source, options, writer, planned);
+    if (tensor.stores_integers() && format.integers && !options.type) plan_quantized(source, options, writer, planned);
     if (format.vectors_in_f32 && tensor.shape.size() == 1) planned.dense = DType::kF32;
     if (planned.dense == DType::kF16)
       check_f16_range(source, tensor, options.type ? "Use --type bf16 or f32" : "Use --fallback f32", context.threads);
@@ -145,6 +146,14 @@ const ExportFormat& export_format(std::string_view name) {
   return *row;
 }
 
+std::string context_note(const ExportFormat& format, const ModelConfig& config) {
+  const int64_t exact = exact_context(config);
+  if (format.windows || exact == config.context_length) return {};
+  return "context: " + std::to_string(exact) + " tokens instead of " + std::to_string(config.context_length) +
+         ", for what loads " + std::string(format.name) +
+         " knows no sliding window in this family, and the model has one";
+}
+
 ExportSummary export_model(const ModelSource& source, const std::filesystem::path& output, const ExportOptions& options,
                            Context& context) {
   const ExportFormat& format = export_format(options.format);
@@ -166,6 +175,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   }
   writer->finish();
   summary.notes = writer->unsaid();
+  if (const std::string note = context_note(format, source.config()); !note.empty()) summary.notes.push_back(note);
   context.progress.end();
   return summary;
 }

@@ -60,6 +60,7 @@ struct ExportFormat {
   bool integers;        // holds codes and scales; else quantized tensors become f32, which is exact
   bool takes_type;      // has kinds that --type chooses; else it is for integers, and a model without any is refused
   bool vectors_in_f32;  // norms and biases are F32 whatever the type
+  bool windows;         // its programs know sliding windows; else the artifact has a context that ends with the window
   // `source` outlives the writer.
   std::unique_ptr<ArtifactWriter> (*make)(const ModelSource& source, const ExportOptions& options);
 };
@@ -71,8 +72,10 @@ const ExportFormat& export_format(std::string_view name);
 struct ExportSummary {
   int64_t tensors = 0, quantized = 0;                          // written in all, and of them as integers
   std::vector<std::pair<std::string, std::string>> fallbacks;  // tensor, reason
-  std::vector<std::string> notes = {};                         // ArtifactWriter::unsaid
+  std::vector<std::string> notes = {};                         // what is said otherwise than in the model, or not at all
 };
+// How an artifact's context is shorter than the model's; empty: it is not.
+std::string context_note(const ExportFormat& format, const ModelConfig& config);
 
 // Writes to `output` (staged by the caller; for a directory format it exists).
 ExportSummary export_model(const ModelSource& source, const std::filesystem::path& output, const ExportOptions& options,

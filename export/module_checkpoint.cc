@@ -22,7 +22,7 @@ std::string module_name(const PlannedTensor& planned) {
 }
 
 void require_quantized(const ModelSource& source) {
-  if (std::ranges::all_of(source.tensors(), [](const ModelTensor& tensor) { return tensor.scheme.is_dense(); }))
+  if (std::ranges::none_of(source.tensors(), &ModelTensor::stores_integers))
     fail("export", source.path().string(), "it has no integer weights to keep",
          "Quantize it first, or use --format hf");
 }

@@ -25,6 +25,7 @@ struct VerifyResult {
   int64_t integers_rounded = 0;          // of them, integers in the model
   int64_t fallbacks_recorded = 0;        // matrices of which the artifact says that its format could not hold them
   int64_t numbers_different = 0;         // of the configuration: sizes, rotary frequencies, windows, epsilon
+  int64_t settings_different = 0;        // token ids, names, lists of modules, a type that rounds when it is loaded
   int64_t bytes_unclaimed = 0;           // of the files of weights: they belong to no tensor
   bool tokenizer_equal = false;          // same ids for a hard text, and the same bytes where it is stored as files
   bool template_equal = false;           // the chat template, byte for byte
@@ -35,7 +36,7 @@ struct VerifyResult {
   // Nothing is other than what the type of each tensor makes of the model's.
   bool faithful() const {
     return codes_different == 0 && scales_different == 0 && values_different == 0 && numbers_different == 0 &&
-           bytes_unclaimed == 0 && tokenizer_equal && template_equal;
+           settings_different == 0 && bytes_unclaimed == 0 && tokenizer_equal && template_equal;
   }
   bool equal() const { return faithful() && values_rounded == 0; }
   // Matrices of integers were rounded because the format could not hold them, and not to a type that was asked for: the

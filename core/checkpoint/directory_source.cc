@@ -157,6 +157,7 @@ void DirectorySource::add_quantized(const ExpectedTensor& expected, Entry entry)
   if (!weight.f16_scales) {
     tensor.scheme = parse_scheme("f32");
     tensor.stored = name_of(weight.scheme);
+    tensor.integers_lost = "some of its scales are numbers that f16 does not hold";
     add_problem("some scales are numbers that f16 does not hold: the weights that have them are read as f32");
   }
   entries_.emplace(expected.name, std::move(entry));

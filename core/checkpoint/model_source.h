@@ -22,11 +22,13 @@ namespace retort {
 struct ModelTensor {
   std::string name;
   std::vector<int64_t> shape;
-  Scheme scheme;            // how it is read; dense: its type
-  uint64_t bytes = 0;       // as stored
-  std::string stored = {};  // the stored type, where it is another than the scheme: "f64", "q6_k"; else empty
-  int64_t outliers = 0;     // columns of a quantized matrix that are kept in 16 bits
+  Scheme scheme;                   // how it is read; dense: its type
+  uint64_t bytes = 0;              // as stored
+  std::string stored = {};         // the stored type, where it is another than the scheme: "f64", "q6_k"; else empty
+  int64_t outliers = 0;            // columns of a quantized matrix that are kept in 16 bits
+  std::string integers_lost = {};  // why the file's integers are read as f32; empty: they are not, or it has none
 
+  bool stores_integers() const { return !scheme.is_dense() || !integers_lost.empty(); }
   int64_t rows() const { return shape.front(); }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
   int64_t elements() const;

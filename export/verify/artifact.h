@@ -44,6 +44,10 @@ class ArtifactReader {
   virtual std::vector<ConfigNumber> numbers() const = 0;
   // Tokens that end a generation, where they are not said in side files.
   virtual std::optional<std::vector<int64_t>> end_tokens() const { return {}; }
+  // A line for what else its JSON files say that is other than in the model, or than the tensors need.
+  virtual std::vector<std::string> setting_differences(const ModelSource&) const { return {}; }
+  // The type to which loaders convert all numbers that are stored in floating point; none: each keeps its own.
+  virtual std::optional<DType> loaded_type() const { return std::nullopt; }
   // Bytes of the files of weights that belong to no tensor.
   virtual int64_t unclaimed_bytes() const { return 0; }
   // What it says of itself: the texts of a JSON object by name, and the list "fallbacks" of what is dense in it though

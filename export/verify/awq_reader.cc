@@ -10,13 +10,29 @@ class AwqArtifact : public HfArtifact {
  public:
   explicit AwqArtifact(const std::filesystem::path& directory) : HfArtifact(directory) {
     const std::string label = (directory / "config.json").string();
-    const Json settings = read_json_file(label).at("quantization_config");
+    const Json& settings = config().at("quantization_config");
+    other_ = directory / "quantize_config.json";
     if (json_required<int64_t>(settings, "bits", label) != 4) fail("verify", label, "bits is not 4");
     if (json_value<std::string>(settings, "version", "gemm", label) != "gemm")
       fail("verify", label, "the version is not gemm");
   }
 
   std::string_view format() const override { return "awq"; }
+  std::optional<DType> loaded_type() const override { return std::nullopt; }
+
+  std::vector<std::string> setting_differences(const ModelSource& model) const override {
+    const std::string place = "config.json: quantization_config";
+    const Json& settings = config().at("quantization_config");
+    auto lines = HfArtifact::setting_differences(model);
+    if (exists(other_))
+      append(lines, quantization_differences(config(), read_json_file(other_.string()), "quantize_config.json"));
+    append(lines, retort::setting_differences(settings, "zero_point", true, place));  // the layout always has them
+    std::set<std::string> dense = modules(model, "qweight", false);
+    dense.insert("lm_head");
+    append(lines,
+           module_differences(texts_of(settings, "modules_to_not_convert"), dense, place + ": modules_to_not_convert"));
+    return lines;
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const std::string base = expected.name.substr(0, expected.name.rfind('.'));
@@ -52,6 +68,8 @@ class AwqArtifact : public HfArtifact {
     const int64_t output = index % 8, place = output / 2 + output % 2 * 4;
     return static_cast<int>(value_at<uint32_t>(words.bytes(), index / 8) >> (4 * place)) & 15;
   }
+
+  std::filesystem::path other_;
 };
 
 }  // namespace

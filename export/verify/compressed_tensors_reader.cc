@@ -11,7 +11,7 @@ class CompressedTensorsArtifact : public HfArtifact {
  public:
   explicit CompressedTensorsArtifact(const std::filesystem::path& directory)
       : HfArtifact(directory), label_((directory / "config.json").string()) {
-    settings_ = read_json_file(label_).at("quantization_config");
+    settings_ = config().at("quantization_config");
     if (json_value<std::string>(settings_, "format", "", label_) != "pack-quantized")
       fail("verify", label_, "the format is not pack-quantized");
     const auto groups = settings_.find("config_groups");
@@ -20,6 +20,14 @@ class CompressedTensorsArtifact : public HfArtifact {
   }
 
   std::string_view format() const override { return "compressed-tensors"; }
+
+  std::vector<std::string> setting_differences(const ModelSource& model) const override {
+    auto lines = HfArtifact::setting_differences(model);
+    std::set<std::string> dense = modules(model, "weight_packed", false);
+    dense.insert("lm_head");
+    append(lines, module_differences(texts_of(settings_, "ignore"), dense, "config.json: quantization_config: ignore"));
+    return lines;
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const std::string base = expected.name.substr(0, expected.name.rfind('.'));

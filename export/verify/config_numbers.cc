@@ -5,11 +5,14 @@
 #include <sstream>
 
 #include "core/arch/family.h"
+#include "export/tensors.h"
 
 namespace retort {
 namespace {
 
 constexpr double kTolerance = 1e-6;  // relative: several roundings to float32
+
+constexpr const char* kWithinWindow = "context length within the window";
 
 bool close(double a, double b) { return std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b)); }
 
@@ -55,9 +58,10 @@ std::vector<ConfigNumber> numbers_of(const ModelConfig& c, const std::string& pl
 
 std::vector<ConfigNumber> numbers_without_windows(std::vector<ConfigNumber> numbers, const ModelConfig& model) {
   const bool windowed = std::ranges::any_of(model.windows, [](int64_t window) { return window != 0; });
-  std::erase_if(numbers, [&](const ConfigNumber& number) {
-    return windowed && (number.name == "windows" || number.name == "context length");
-  });
+  if (!windowed) return numbers;
+  std::erase_if(numbers, [](const ConfigNumber& number) { return number.name == "windows"; });
+  for (ConfigNumber& number : numbers)
+    if (number.name == "context length") number.name = kWithinWindow;
   return numbers;
 }
 
@@ -84,7 +88,8 @@ std::vector<ConfigNumber> numbers_of_genai(const Json& json, const std::string& 
 }
 
 std::vector<std::string> number_differences(const std::vector<ConfigNumber>& found, const ModelConfig& model) {
-  const std::vector<ConfigNumber> expected = numbers_of(model, "model");
+  std::vector<ConfigNumber> expected = numbers_of(model, "model");
+  expected.push_back({"model", kWithinWindow, {static_cast<double>(exact_context(model))}});
   std::vector<std::string> lines;
   for (const ConfigNumber& number : found) {
     const auto right = std::ranges::find(expected, number.name, &ConfigNumber::name);

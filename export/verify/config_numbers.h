@@ -19,7 +19,7 @@ struct ConfigNumber {
 
 // All of them, as a configuration has them. Frequencies are what angles per position are, scaling included.
 std::vector<ConfigNumber> numbers_of(const ModelConfig& config, const std::string& place);
-// Less what an artifact of a model with windows cannot say whose program knows none: it has a shorter context instead.
+// Less what an artifact of a model with windows cannot say whose program knows none: its context ends with the window.
 std::vector<ConfigNumber> numbers_without_windows(std::vector<ConfigNumber> numbers, const ModelConfig& model);
 // Those of onnxruntime-genai's configuration.
 std::vector<ConfigNumber> numbers_of_genai(const Json& json, const std::string& place);

@@ -10,15 +10,28 @@ class GptqArtifact : public HfArtifact {
  public:
   explicit GptqArtifact(const std::filesystem::path& directory) : HfArtifact(directory) {
     const std::string label = (directory / "quantize_config.json").string();
-    const Json settings = read_json_file(label);
-    bits_ = json_required<int64_t>(settings, "bits", label);
-    const auto version = json_value<std::string>(settings, "checkpoint_format", "gptq", label);
+    settings_ = read_json_file(label);
+    bits_ = json_required<int64_t>(settings_, "bits", label);
+    const auto version = json_value<std::string>(settings_, "checkpoint_format", "gptq", label);
     if (bits_ != 2 && bits_ != 3 && bits_ != 4 && bits_ != 8) fail("verify", label, "bits is not 2, 3, 4 or 8");
     if (version != "gptq" && version != "gptq_v2") fail("verify", label, "the checkpoint_format is not known");
     zero_offset_ = version == "gptq" ? 1 : 0;
   }
 
   std::string_view format() const override { return "gptq"; }
+  std::optional<DType> loaded_type() const override { return std::nullopt; }
+
+  std::vector<std::string> setting_differences(const ModelSource& model) const override {
+    const std::string place = "quantize_config.json";
+    auto lines = HfArtifact::setting_differences(model);
+    append(lines, quantization_differences(config(), settings_, place));
+    append(lines, retort::setting_differences(settings_, "sym", zero_offset_ == 1, place));  // as export writes both
+    append(lines, order_differences(model, place));
+    std::set<std::string> patterns;
+    for (const std::string& module : modules(model, "qweight", false)) patterns.insert(pattern_of(module));
+    append(lines, module_differences(exempt(), patterns, place + ": dynamic"));
+    return lines;
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const std::string base = expected.name.substr(0, expected.name.rfind('.'));
@@ -39,6 +52,38 @@ class GptqArtifact : public HfArtifact {
   }
 
  private:
+  // GPTQModel's way to say that one module is not quantized.
+  static std::string pattern_of(const std::string& module) {
+    std::string pattern = "-:^";
+    for (const char c : module) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+    return pattern + "$";
+  }
+
+  // Programs that are told nothing of an order do not look at g_idx.
+  std::vector<std::string> order_differences(const ModelSource& model, const std::string& place) const {
+    if (json_value<bool>(settings_, "desc_act", false, place)) return {};
+    std::vector<std::string> lines;
+    for (const std::string& module : modules(model, "g_idx", true))
+      if (!in_order(stored(module + ".g_idx")))
+        lines.push_back(place + ": desc_act: false, and the columns of " + module + " have an order");
+    return lines;
+  }
+
+  static bool in_order(const StoredTensor& index) {
+    const auto columns = static_cast<int64_t>(index.bytes().size() / sizeof(int32_t));
+    for (int64_t c = 1; c < columns; ++c)
+      if (value_at<int32_t>(index.bytes(), c) < value_at<int32_t>(index.bytes(), c - 1)) return false;
+    return true;
+  }
+
+  std::set<std::string> exempt() const {
+    std::set<std::string> patterns;
+    const auto dynamic = settings_.find("dynamic");
+    if (dynamic == settings_.end() || !dynamic->is_object()) return patterns;
+    for (const auto& [pattern, settings] : dynamic->items()) patterns.insert(pattern);
+    return patterns;
+  }
+
   void read_levels(const ExpectedTensor& expected, const std::string& base, ArtifactTensor& tensor) const {
     const StoredTensor& words = require(expected, base + ".qweight");
     const StoredTensor& zeros = require(expected, base + ".qzeros");
@@ -67,6 +112,7 @@ class GptqArtifact : public HfArtifact {
     }
   }
 
+  Json settings_;
   int64_t bits_ = 0;
   uint32_t zero_offset_ = 0;
 };

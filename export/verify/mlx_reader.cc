@@ -1,4 +1,7 @@
 // MLX's affine groups by their definition: scale * code + bias, the codes of a row one stream of bits.
+#include <algorithm>
+#include <iterator>
+
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "export/verify/rounding.h"
@@ -13,10 +16,26 @@ class MlxArtifact : public HfArtifact {
       : HfArtifact(directory),
         config_(config),
         label_((directory / "config.json").string()),
-        settings_(read_json_file(label_).at("quantization")) {}
+        settings_(HfArtifact::config().at("quantization")) {}
 
   std::string_view format() const override { return "mlx"; }
-  std::vector<ConfigNumber> numbers() const override { return numbers_without_windows(HfArtifact::numbers(), config_); }
+  std::optional<DType> loaded_type() const override { return std::nullopt; }
+
+  std::vector<ConfigNumber> numbers() const override {
+    auto numbers = numbers_without_windows(HfArtifact::numbers(), config_);
+    std::ranges::copy_if(numbers_of(parse_config(as_mlx_reads(), label_), "config.json: rope_theta, rope_scaling"),
+                         std::back_inserter(numbers),
+                         [](const ConfigNumber& number) { return number.name.starts_with("rotary"); });
+    return numbers;
+  }
+
+  // transformers reads the one, mlx-lm the other.
+  std::vector<std::string> setting_differences(const ModelSource& model) const override {
+    auto lines = HfArtifact::setting_differences(model);
+    if (config().contains("quantization_config"))
+      append(lines, quantization_differences(config(), settings_, "quantization"));
+    return lines;
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const std::string base = expected.name.substr(0, expected.name.rfind('.'));
@@ -43,6 +62,22 @@ class MlxArtifact : public HfArtifact {
   }
 
  private:
+  // mlx-lm knows no rope_parameters, and the attention factor of YaRN as a ratio of two others.
+  Json as_mlx_reads() const {
+    Json json = config();
+    json.erase("rope_parameters");
+    const auto scaling = json.find("rope_scaling");
+    if (scaling == json.end() || !scaling->is_object() ||
+        json_value<std::string>(*scaling, "rope_type", "", label_) != "yarn")
+      return json;
+    const auto factor = [&](const char* key, double fallback) {
+      return yarn_attention_factor(json_required<double>(*scaling, "factor", label_),
+                                   json_value(*scaling, key, fallback, label_));
+    };
+    (*scaling)["attention_factor"] = factor("mscale", 1) / factor("mscale_all_dim", 0);
+    return json;
+  }
+
   // A bias is a minimum with the other sign, also where it stands for a zero point.
   void read_groups(const ExpectedTensor& expected, const std::string& base, ArtifactTensor& tensor) const {
     const StoredTensor &scales = require(expected, base + ".scales"), &biases = require(expected, base + ".biases");

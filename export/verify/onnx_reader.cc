@@ -11,6 +11,7 @@
 #include "export/verify/onnx_numbers.h"
 #include "export/verify/onnx_wire.h"
 #include "export/verify/rounding.h"
+#include "export/verify/settings.h"
 
 namespace retort {
 namespace {
@@ -62,6 +63,14 @@ class OnnxArtifact : public ArtifactReader {
     const auto genai = directory_ / "genai_config.json";
     std::ranges::move(numbers_of_genai(read_json_file(genai), "genai_config.json"), std::back_inserter(numbers));
     return numbers;
+  }
+
+  std::vector<std::string> setting_differences(const ModelSource& model) const override {
+    auto lines = config_differences(read_json_file((directory_ / "config.json").string()), model);
+    const bool shares_cache =
+        std::ranges::any_of(parts_.nodes, [](const OnnxNode& node) { return node.type == "GroupQueryAttention"; });
+    append(lines, genai_differences(read_json_file((directory_ / "genai_config.json").string()), model, shares_cache));
+    return lines;
   }
 
   // Tensors begin at whole multiples of the alignment; what a gap has beyond that is nobody's.

@@ -96,6 +96,22 @@ std::optional<uint16_t> bits_of_f16(float value) {
 
 bool is_nearest_f16(float value, uint16_t bits) { return F16::is_nearest(value, bits); }
 
+bool has_number(DType type, float value) {
+  if (type == DType::kF32 || std::isnan(value)) return true;
+  return type == DType::kF16 ? F16::bits_of(value).has_value() : BF16::bits_of(value).has_value();
+}
+
+float number_at(DType type, const std::byte* stored) {
+  if (type != DType::kF32) {
+    uint16_t bits;
+    std::memcpy(&bits, stored, sizeof bits);
+    return type == DType::kF16 ? f16_number(bits) : bf16_number(bits);
+  }
+  float value;
+  std::memcpy(&value, stored, sizeof value);
+  return value;
+}
+
 Closeness closeness_of(DType type, std::span<const float> values, const std::byte* stored) {
   switch (type) {
     case DType::kF32: return F32::count<uint32_t>(values, stored);

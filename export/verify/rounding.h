@@ -19,6 +19,10 @@ float f16_number(uint16_t bits);
 float bf16_number(uint16_t bits);
 // The bits of `value`, if it is a number of f16 or infinite.
 std::optional<uint16_t> bits_of_f16(float value);
+// Whether the type has this number.
+bool has_number(DType type, float value);
+// The numbers of these bytes, little-endian f32, f16 or bf16.
+float number_at(DType type, const std::byte* stored);
 // How many of `stored`, little-endian f32, f16 or bf16, are not the nearest, and how many are, but another number: a
 // type that is too narrow rounded them. Sizes must match.
 struct Closeness {

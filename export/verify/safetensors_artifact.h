@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstring>
+#include <set>
 
 #include "core/checkpoint/shard_set.h"
 #include "export/verify/artifact.h"
+#include "export/verify/settings.h"
 
 namespace retort {
 
@@ -12,7 +14,10 @@ namespace retort {
 class HfArtifact : public ArtifactReader {
  public:
   explicit HfArtifact(const std::filesystem::path& directory)
-      : label_(directory.string()), tensors_(directory), files_(read_side_files(directory)) {}
+      : label_(directory.string()),
+        tensors_(directory),
+        files_(read_side_files(directory)),
+        config_(read_json_file((directory / "config.json").string())) {}
 
   std::string_view format() const override { return "hf"; }
   std::span<const SideFile> side_files() const override { return files_; }
@@ -20,6 +25,10 @@ class HfArtifact : public ArtifactReader {
   ChatTemplates chat_templates() const override { return chat_templates_of_side_files(files_, label_); }
   std::vector<ConfigNumber> numbers() const override { return numbers_of_directory(label_); }
   Json self() const override { return self_of_directory(label_); }
+  std::optional<DType> loaded_type() const override { return parse_config(config_, label_).dtype; }
+  std::vector<std::string> setting_differences(const ModelSource& model) const override {
+    return config_differences(config_, model);
+  }
 
   ArtifactTensor read(const ExpectedTensor& expected) const override {
     const StoredTensor& stored = require(expected, expected.name);
@@ -39,11 +48,24 @@ class HfArtifact : public ArtifactReader {
       fail_artifact(expected, part.info->name + " has another type or shape than the layout needs");
   }
   bool has(const std::string& name) const { return tensors_.find(name) != nullptr; }
+  const Json& config() const { return config_; }
+  // The modules of linear weights that do or do not have the tensor `part`, which is there where they are quantized.
+  std::set<std::string> modules(const ModelSource& model, const std::string& part, bool with) const {
+    std::set<std::string> names;
+    for (const ExpectedTensor& expected : expected_tensors(model.config())) {
+      const std::string base = expected.name.substr(0, expected.name.rfind('.'));
+      const bool linear = expected.rule->input != Input::kNone && expected.rule->part == Part::kWeight;
+      if (linear && has(base + "." + part) == with) names.insert(base);
+    }
+    return names;
+  }
+  const StoredTensor& stored(const std::string& name) const { return *tensors_.find(name); }
 
  private:
   std::string label_;
   ShardSet tensors_;
   std::vector<SideFile> files_;
+  Json config_;
 };
 
 // Values of `bits` bits, low bits first, in 32-bit words that lie `stride` words apart.

@@ -14,6 +14,7 @@
 #include "export/tensors.h"
 #include "export/verify/artifact.h"
 #include "export/verify/rounding.h"
+#include "export/verify/settings.h"
 
 namespace fs = std::filesystem;
 
@@ -43,11 +44,16 @@ class Comparison {
  public:
   Comparison(const ModelSource& model, VerifyResult& result) : model_(model), result_(result) {}
 
-  void compare(const ExpectedTensor& expected, const ArtifactTensor& found) {
+  void compare(const ExpectedTensor& expected, const ArtifactTensor& found, DType loaded) {
     const ModelTensor& tensor = model_.at(expected.name);
     ++result_.tensors_compared;
+    if (const int64_t rounded = rounded_by(loaded, found); rounded > 0) {
+      ++result_.settings_different;
+      note(tensor, std::to_string(rounded) + " numbers are rounded when it is loaded, for config.json asks for " +
+                       std::string(name_of(loaded)));
+    }
     if (found.dense) {
-      result_.integers_as_values += tensor.scheme.is_dense() ? 0 : 1;
+      result_.integers_as_values += tensor.stores_integers() ? 1 : 0;
       return compare_dense(tensor, found);
     }
     if (tensor.scheme.is_dense()) {
@@ -73,6 +79,17 @@ class Comparison {
     result_.differences.push_back(tensor.name + ": " + what);
   }
 
+  // Of dense values, or of scales, those that the type does not have.
+  static int64_t rounded_by(DType loaded, const ArtifactTensor& found) {
+    if (loaded == DType::kF32 || found.dense == loaded) return 0;
+    int64_t rounded =
+        std::ranges::count_if(found.scales, [&](uint16_t bits) { return !has_number(loaded, f16_number(bits)); });
+    if (!found.dense) return rounded;
+    for (size_t at = 0; at < found.bytes.size(); at += size_of(*found.dense))
+      rounded += has_number(loaded, number_at(*found.dense, found.bytes.data() + at)) ? 0 : 1;
+    return rounded;
+  }
+
   // The artifact's values must be the nearest of their type to the model's.
   void compare_dense(const ModelTensor& tensor, const ArtifactTensor& found) {
     const size_t size = size_of(*found.dense);
@@ -95,7 +112,7 @@ class Comparison {
     result_.values_different += values.different;
     result_.values_rounded += values.rounded;
     result_.tensors_rounded += values.rounded > 0 ? 1 : 0;
-    result_.integers_rounded += values.rounded > 0 && !tensor.scheme.is_dense() ? 1 : 0;
+    result_.integers_rounded += values.rounded > 0 && tensor.stores_integers() ? 1 : 0;
     if (values.different > 0) note(tensor, std::to_string(values.different) + " values differ");
     if (values.rounded > 0)
       rounded_.push_back({values.rounded, tensor.name + ": " + std::to_string(values.rounded) + " values rounded to " +
@@ -303,9 +320,10 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   const auto expected = expected_tensors(model.config());
   context.progress.begin("verify " + result.format, static_cast<int64_t>(expected.size()), "tensors");
   Comparison comparison(model, result);
+  const DType loaded = artifact->loaded_type().value_or(DType::kF32);
   for (const ExpectedTensor& tensor : expected) {
     context.check_interrupted();
-    comparison.compare(tensor, artifact->read(tensor));
+    comparison.compare(tensor, artifact->read(tensor), loaded);
     context.progress.update(result.tensors_compared, tensor.name);
   }
   context.progress.end();
@@ -323,9 +341,14 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   const Provenance provenance = provenance_of(model);
   if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
+  if (const std::string note = context_note(export_format(result.format), model.config()); !note.empty())
+    result.notes.push_back(note);
   const auto numbers = number_differences(artifact->numbers(), model.config());
   result.numbers_different = static_cast<int64_t>(numbers.size());
-  result.differences.insert(result.differences.end(), numbers.begin(), numbers.end());
+  append(result.differences, numbers);
+  const auto settings = artifact->setting_differences(model);
+  result.settings_different += static_cast<int64_t>(settings.size());
+  append(result.differences, settings);
   return result;
 }
 

@@ -73,6 +73,7 @@ Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
             {"tensors_rounded", result.tensors_rounded},
             {"fallbacks_recorded", result.fallbacks_recorded},
             {"numbers_different", result.numbers_different},
+            {"settings_different", result.settings_different},
             {"bytes_unclaimed", result.bytes_unclaimed},
             {"tokenizer_equal", result.tokenizer_equal},
             {"template_equal", result.template_equal},
@@ -89,7 +90,8 @@ std::string to_text(const VerifyResult& result, const LogitsCheck& logits, bool 
   std::string text = result.format + ": " + std::to_string(result.tensors_compared) + " tensors compared, " +
                      std::to_string(result.codes_different) + " codes, " + std::to_string(result.scales_different) +
                      " scales and " + std::to_string(result.values_different) + " dense values differ, and " +
-                     std::to_string(result.numbers_different) + " numbers of the configuration; " +
+                     std::to_string(result.numbers_different) + " numbers of the configuration and " +
+                     std::to_string(result.settings_different) + " other settings; " +
                      std::to_string(result.values_rounded) + " values rounded; tokenizer " +
                      (result.tokenizer_equal ? "equal" : "DIFFERENT") + ", chat template " +
                      (result.template_equal ? "equal" : "DIFFERENT");

@@ -34,7 +34,7 @@ class Family:
     """A golden model, the same in 4 bits, and the logits that both must give."""
 
     def __init__(self, golden, directory):
-        self.name, self.dir = golden.name, directory
+        self.name, self.dir, self.notes = golden.name, directory, []
         self.config = json.loads((golden / "config.json").read_text())
         stored = load_file(golden / "golden.safetensors")
         self.ids = stored["input_ids"][0].tolist()
@@ -52,10 +52,11 @@ class Family:
 
     def export(self, model, name, *options):
         path = self.dir / name
-        refusal = retort("export", model, "--output", path, *options, code=(0, 1))
-        if isinstance(refusal, str):
+        said = retort("export", model, "--output", path, *options, code=(0, 1))
+        if isinstance(said, str):
             assert not path.exists(), path
-            raise Refused(refusal.strip().removeprefix("retort: [export] "))
+            raise Refused(said.strip().removeprefix("retort: [export] "))
+        self.notes = said["notes"]
         return common.verified(path, model)
 
     def check(self, model, logits, tolerance=TOLERANCE):
@@ -178,7 +179,8 @@ For each family, and for each thing in which models of one family differ, there 
 that transformers gives it (`tests/golden/families`). It is exported to every format, in float32 where the format has that
 and in 4 bits (`int4-g32-sym`), and the program named below loads the artifact. **yes**: its logits are the model's own,
 to 1e-5 of the largest (those of the `Q4_0` file in llama.cpp more loosely, see below); a number stands for the reason for
-which `export` refuses the model before anything is written.
+which `export` refuses the model before anything is written. **to the window**: the same, up to the number of tokens after
+which the model's sliding window begins to move; there the artifact's context ends, as `export` and `verify` note.
 This page is written by `tests/clients/test_families.py --write`; a test fails when it is out of date.
 
 """
@@ -207,11 +209,13 @@ def page(rows, reasons):
 
 
 def cell(check, family, reasons):
+    def number(reason):
+        return reasons.setdefault(f"`{family.name}`: {reason}", len(reasons) + 1)
     try:
         check(family)
-        return "yes"
+        return f"to the window ({number(*family.notes)})" if family.notes else "yes"
     except Refused as refusal:
-        return str(reasons.setdefault(f"`{family.name}`: {refusal}", len(reasons) + 1))
+        return str(number(refusal))
 
 
 def measured(directory):

@@ -120,6 +120,49 @@ TEST(Conversion, WritesTheTensorsOfOtherProgramsAgain) {
   }
 }
 
+// A copy of the sample in which one scale of `module` is another number, which its own type holds.
+void write_with_scale(const fs::path& copy, const char* sample, const std::string& module, float scale) {
+  fs::copy(kSamples / sample, copy);
+  const SafetensorsFile file(kSamples / sample / "model.safetensors");
+  fs::remove(copy / "model.safetensors");
+  SafetensorsWriter writer(copy);
+  for (const TensorInfo& info : file.tensors()) {
+    std::vector<std::byte> bytes(file.data(info).begin(), file.data(info).end());
+    if (info.name == module + ".weight_scale")
+      encode_from_f32(info.dtype, {&scale, 1}, std::span(bytes).first(size_of(info.dtype)));
+    writer.add(info.name, info.dtype, info.shape, bytes);
+  }
+  writer.finish();
+}
+
+// The integers of other programs that have a scale which is no f16 number: refused like all that a format cannot hold.
+TEST(Conversion, RefusesScalesThatF16DoesNotHold) {
+  if (!fs::exists(kSamples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << kSamples;
+  const std::string module = "model.layers.1.mlp.up_proj";
+  for (const float scale : {1e5f, 1e-7f}) {
+    TempDir dir;
+    write_with_scale(dir.path() / "model", "llmcompressor-gptq", module, scale);
+    const auto source = open_model(dir.path() / "model");
+    for (const char* format : {"gguf", "onnx", "gptq", "awq", "compressed-tensors", "mlx"}) {
+      SCOPED_TRACE(std::string(format) + " " + std::to_string(scale));
+      const std::string error = export_error(*source, dir.path() / "refused", format);
+      EXPECT_THAT(error, HasSubstr(module + ".weight: " + format + " cannot hold it exactly: some of its scales"));
+      EXPECT_THAT(error, HasSubstr("Use --format hf, or --fallback f32"));
+      const fs::path path = dir.path() / format;
+      if (export_format(format).directory) fs::create_directories(path);
+      const ExportSummary made =
+          export_model(*source, path, {.format = format, .type = {}, .fallback = DType::kF32}, g_context);
+      ASSERT_EQ(made.fallbacks.size(), 1u);
+      EXPECT_EQ(made.fallbacks.front().first, module + ".weight");
+      const VerifyResult result = verify_artifact(path, *source, g_context);
+      EXPECT_TRUE(result.equal()) << ::testing::PrintToString(result.differences);
+      EXPECT_EQ(result.fallbacks_recorded, 1);
+      EXPECT_EQ(result.integers_as_values, 1);
+    }
+    EXPECT_EQ(export_error(*source, dir.path() / "hf", "hf"), "");
+  }
+}
+
 TEST(Conversion, GivesTheLogitsOfTheDequantizedWeights) {
   if (!fs::exists(kSamples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << kSamples;
   for (const Sample& sample : samples()) {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/base/files.h"
@@ -129,6 +130,29 @@ TEST(ConfigNumbers, OfGgufMetadata) {
     EXPECT_EQ(result.numbers_different, 1) << what;
     EXPECT_THAT(result.differences, ::testing::Contains(HasSubstr(what)));
   }
+}
+
+// What has no place for a window says a context that ends with it: the export tells so, and verify asks for no other.
+TEST(ConfigNumbers, EndTheContextWithTheWindow) {
+  TempDir dir;
+  const auto source = source_in(dir.path());
+  const char* note = "context: 32 tokens instead of 128";
+  for (const char* format : {"gguf", "mlx", "gptq"}) {
+    const fs::path path = dir.path() / format;
+    if (export_format(format).directory) fs::create_directories(path);
+    const ExportSummary made = export_model(*source, path, {.format = format, .type = {}}, g_context);
+    const VerifyResult result = verify_artifact(path, *source, g_context);
+    EXPECT_TRUE(result.equal()) << ::testing::PrintToString(result.differences);
+    for (const auto& notes : {made.notes, result.notes})
+      EXPECT_EQ(std::ranges::count_if(notes, [&](const auto& text) { return text.starts_with(note); }),
+                export_format(format).windows ? 0 : 1)
+          << format;
+  }
+  edit_json(dir.path() / "mlx/config.json", [](Json& c) { c["max_position_embeddings"] = 128; });
+  expect_found(dir.path() / "mlx", *source, "context length within the window: 128 instead of 32");
+  const std::string key = "context_length" + bytes_of(uint32_t{4});
+  replace_once(dir.path() / "gguf", key + bytes_of(uint32_t{32}), key + bytes_of(uint32_t{64}));
+  expect_found(dir.path() / "gguf", *source, "context length within the window: 64 instead of 32");
 }
 
 // The BOS token of a GGUF file is the tokenizer's, whatever config.json names.
