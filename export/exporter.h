@@ -69,7 +69,7 @@ const ExportFormat& export_format(std::string_view name);
 struct ExportSummary {
   int64_t tensors = 0, quantized = 0;                          // written in all, and of them as integers
   std::vector<std::pair<std::string, std::string>> fallbacks;  // tensor, reason
-  std::vector<std::string> notes;                              // what is said otherwise than in the model
+  std::vector<std::string> notes = {};                         // what is said otherwise than in the model
 };
 // How an artifact's context is shorter than the model's; empty: it is not.
 std::string context_note(const ExportFormat& format, const ModelConfig& config);
