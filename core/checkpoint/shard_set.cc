@@ -35,6 +35,9 @@ std::vector<std::pair<std::string, std::string>> read_weight_map(const fs::path&
   if (fs::exists(directory / "pytorch_model.bin") || fs::exists(directory / "pytorch_model.bin.index.json"))
     fail("checkpoint", directory.string(), "the weights are pickled (pytorch_model.bin), which is not read",
          "Save the model with safe_serialization=True");
+  if (fs::exists(directory / "model.onnx"))
+    fail("checkpoint", directory.string(), "it is an ONNX model, which `retort verify` alone reads",
+         "Use the model that it was exported from");
   fail("checkpoint", directory.string(), "there is neither a model.safetensors nor a model.safetensors.index.json");
 }
 

@@ -375,6 +375,9 @@ StoredQuantization::StoredQuantization(const ModelConfig& config, const std::str
   if (settings == config.json.end() || settings->is_null()) return;
   if (!settings->is_object()) fail("checkpoint", label, "quantization_config is not an object");
   settings_ = &*settings;
+  if (config.json.contains("quantization"))
+    fail("checkpoint", label, "it is quantized for MLX, which `retort verify` alone reads",
+         "Use the model that it was exported from");
   const auto name = json_value<std::string>(*settings, "quant_method", "(unnamed)", label);
   method_ = std::ranges::find(kMethods, name, &StoredMethod::name);
   if (method_ == kMethods.end()) fail("checkpoint", label, "checkpoints quantized by '" + name + "' are not read");

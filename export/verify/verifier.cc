@@ -33,6 +33,9 @@ std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelC
   const std::string method = settings == json.end() || !settings->is_object()
                                  ? std::string()
                                  : json_value<std::string>(*settings, "quant_method", "", path.string());
+  if (method == "retort")
+    fail("verify", path.string(), "it is a quantized model of this program, and no exported artifact",
+         "Give what `retort export` wrote");
   if (method == "gptq") return open_gptq_artifact(path);
   if (method == "awq") return open_awq_artifact(path);
   if (method == "compressed-tensors") return open_compressed_tensors_artifact(path);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "core/base/error.h"
 #include "core/base/files.h"
 #include "export/exporter.h"
 #include "export/verifier.h"
@@ -125,6 +126,28 @@ TEST(Settings, AgreeWithTheTensors) {
   edit(path / "quantize_config.json", {"gptq", "", "/desc_act", false, ""});
   EXPECT_THAT(verify_artifact(path, *source, g_context).differences,
               ::testing::Contains(HasSubstr("desc_act: false, and the columns of")));
+}
+
+std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return {};
+}
+
+// What one command alone reads, the others name.
+TEST(Artifacts, AreNamedWhereTheyAreNotRead) {
+  TempDir dir;
+  const auto source = source_in(dir.path());
+  for (const auto& [format, what] : {std::pair("mlx", "quantized for MLX, which `retort verify` alone reads"),
+                                     std::pair("onnx", "an ONNX model, which `retort verify` alone reads")}) {
+    const fs::path path = exported(dir.path() / format, *source, format);
+    EXPECT_THAT(error_of([&] { open_model(path); }), HasSubstr(what));
+  }
+  EXPECT_THAT(error_of([&] { verify_artifact(dir.path() / "quantized", *source, g_context); }),
+              HasSubstr("no exported artifact"));
 }
 
 // What is dense although it is linear is in the lists.
