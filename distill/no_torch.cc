@@ -6,7 +6,7 @@ namespace retort {
 
 DistillSummary distill_model(const ModelSource&, const ModelSource& student, const std::filesystem::path&,
                              const DistillOptions&, Context&) {
-  fail("distill", student.path().string(), "this program was built without LibTorch",
+  fail("distill", student.path().string(), "this program has no LibTorch",
        "Build it with RETORT_TORCH=ON (preset release)");
 }
 

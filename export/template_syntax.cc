@@ -157,7 +157,9 @@ class Checker {
   void skip_raw(size_t begin) {
     for (size_t end = at_; (end = text_.find("endraw", end)) != std::string_view::npos; ++end) {
       at_ = end + std::string_view("endraw").size();
-      while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '-' || text_[at_] == '+')) ++at_;
+      while (at_ < text_.size() &&
+             (std::isspace(static_cast<unsigned char>(text_[at_])) != 0 || text_[at_] == '-' || text_[at_] == '+'))
+        ++at_;
       if (next_is("%}")) return;
     }
     fail_at(begin, "nothing ends '{% raw %}'");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <regex>
 
 #include "core/base/error.h"
 #include "core/base/in_order.h"
@@ -157,7 +158,7 @@ namespace {
 bool is_local_place(const std::string& key, const Json& value) {
   if (!value.is_string()) return false;
   const auto text = value.get<std::string>();
-  if (key == "name_or_path" || key == "_name_or_path") return !is_repository(text);
+  if (key == "name_or_path" || key == "_name_or_path") return !text.empty() && !is_repository(text);
   return key.ends_with("_file") && text.find_first_of("/\\") != std::string::npos;
 }
 
@@ -167,7 +168,11 @@ std::string without_local_places(const std::string& bytes, const std::string& la
   Json kept = Json::object();
   for (const auto& [key, value] : json.items())
     if (!is_local_place(key, value)) kept[key] = value;
-  return kept.size() == json.size() ? bytes : kept.dump(2) + "\n";
+  if (kept.size() == json.size()) return bytes;
+  // Cut out where that can be done: numbers such as 1000000000000000019884624838656 stay as they are written.
+  static const std::regex kMember(R"re(\s*"(_?name_or_path|\w+_file)"\s*:\s*"([^"\\]|\\.)*"\s*,)re");
+  const std::string cut = std::regex_replace(bytes, kMember, "");
+  return Json::accept(cut) && Json::parse(cut) == kept ? cut : kept.dump(2) + "\n";
 }
 
 }  // namespace
@@ -183,6 +188,7 @@ std::vector<SideFile> artifact_side_files(const ModelSource& source) {
 Json artifact_config(const ModelSource& source, const std::vector<std::string>& fallbacks) {
   Json json = source.config().json, self = Json::object();
   json.erase("quantization_config");
+  json.erase("quantization");
   if (base_model_of(source.config()).empty()) json.erase("_name_or_path");
   if (source.config().rope.scaling == RopeScaling::kFactors) json["rope_parameters"] = llama3_settings(source.config());
   for (const auto& [name, text] : provenance_of(source).entries()) self[name] = text;

@@ -5,7 +5,7 @@
 namespace retort {
 
 PruneSummary prune_model(const ModelSource& source, const std::filesystem::path&, const PruneOptions&, Context&) {
-  fail("prune", source.path().string(), "this program was built without LibTorch",
+  fail("prune", source.path().string(), "this program has no LibTorch",
        "Build it with RETORT_TORCH=ON (preset release)");
 }
 

@@ -9,7 +9,7 @@ namespace retort {
 namespace {
 
 [[noreturn]] void refuse(std::string_view method) {
-  fail("quantize", method, "this program was built without LibTorch",
+  fail("quantize", method, "this program has no LibTorch",
        "Use --method rtn, --method imatrix with --imatrix, or a build with LibTorch");
 }
 
@@ -27,7 +27,7 @@ std::vector<SolvedMatrix> solve_gptq(std::span<const MatrixTask>, const InputSta
 
 std::vector<double> measure_sensitivity(const ModelSource&, std::span<const TensorPlan>, const QuantizeOptions&,
                                         Context&, Json&) {
-  fail("quantize", "--scheme auto", "this program was built without LibTorch",
+  fail("quantize", "--scheme auto", "this program has no LibTorch",
        "Leave out --calibration, or use a build with LibTorch");
 }
 

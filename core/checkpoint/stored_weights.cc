@@ -371,13 +371,14 @@ QuantizedMatrix cut_rows(QuantizedMatrix m, int64_t first, int64_t count) {
 
 StoredQuantization::StoredQuantization(const ModelConfig& config, const std::string& label)
     : config_(config), label_(label) {
-  const auto settings = config.json.find("quantization_config");
+  const auto settings = config.json.find("quantization_config"), mlx = config.json.find("quantization");
+  const bool named = settings != config.json.end() && settings->is_object() && settings->contains("quant_method");
+  if (!named && mlx != config.json.end() && mlx->is_object())
+    fail("checkpoint", label, "it is quantized for MLX, which `retort verify` alone reads",
+         "Use the model that it was exported from");
   if (settings == config.json.end() || settings->is_null()) return;
   if (!settings->is_object()) fail("checkpoint", label, "quantization_config is not an object");
   settings_ = &*settings;
-  if (config.json.contains("quantization"))
-    fail("checkpoint", label, "it is quantized for MLX, which `retort verify` alone reads",
-         "Use the model that it was exported from");
   const auto name = json_value<std::string>(*settings, "quant_method", "(unnamed)", label);
   method_ = std::ranges::find(kMethods, name, &StoredMethod::name);
   if (method_ == kMethods.end()) fail("checkpoint", label, "checkpoints quantized by '" + name + "' are not read");

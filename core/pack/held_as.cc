@@ -22,7 +22,8 @@ bool codes_fit(const QuantizedMatrix& m, const Scheme& block) {
       for (int64_t c = 0; c < size; ++c) least = std::min(least, codes[c]), most = std::max(most, codes[c]);
       if (least - m.zero(r, g) < low || most - m.zero(r, g) > high) return false;
     }
-  return true;
+  // Without codes: all that the scheme can have.
+  return !m.zeros.empty() || !m.scheme.has_zeros() || block.bits > m.scheme.bits;
 }
 
 }  // namespace

@@ -24,8 +24,12 @@ class CompressedTensorsArtifact : public HfArtifact {
   std::vector<std::string> setting_differences(const ModelSource& model) const override {
     auto lines = HfArtifact::setting_differences(model);
     std::set<std::string> dense = modules(model, "weight_packed", false);
-    dense.insert("lm_head");
-    append(lines, module_differences(texts_of(settings_, "ignore"), dense, "config.json: quantization_config: ignore"));
+    const std::set<std::string> listed = texts_of(settings_, "ignore");
+    if (config().contains("retort"))  // which always lists the head
+      dense.insert("lm_head");
+    else
+      allow_head(listed, dense);
+    append(lines, module_differences(listed, dense, "config.json: quantization_config: ignore"));
     return lines;
   }
 

@@ -25,7 +25,8 @@ class GptqArtifact : public HfArtifact {
     const std::string place = "quantize_config.json";
     auto lines = HfArtifact::setting_differences(model);
     append(lines, quantization_differences(config(), settings_, place));
-    append(lines, retort::setting_differences(settings_, "sym", zero_offset_ == 1, place));  // as export writes both
+    if (config().contains("retort"))  // which writes both so; others have asymmetric files of version 1
+      append(lines, retort::setting_differences(settings_, "sym", zero_offset_ == 1, place));
     append(lines, order_differences(model, place));
     std::set<std::string> patterns;
     for (const std::string& module : modules(model, "qweight", false)) patterns.insert(pattern_of(module));
@@ -80,7 +81,8 @@ class GptqArtifact : public HfArtifact {
     std::set<std::string> patterns;
     const auto dynamic = settings_.find("dynamic");
     if (dynamic == settings_.end() || !dynamic->is_object()) return patterns;
-    for (const auto& [pattern, settings] : dynamic->items()) patterns.insert(pattern);
+    for (const auto& [pattern, settings] : dynamic->items())
+      if (pattern.starts_with("-:")) patterns.insert(pattern);
     return patterns;
   }
 

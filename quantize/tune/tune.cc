@@ -220,7 +220,7 @@ int64_t shards_at_once(const ModelSource& source, const QuantizeOptions& options
   // The original weights and those decoded, and codes twice; with learned rounding a parameter a weight and its
   // gradient. The moments are those that memory_need counts.
   need.fixed += (options.learn_rounding > 0 ? 18 : 10) * static_cast<uint64_t>(config.parameters());
-  return shards_side_by_side(need, "quantize", "or leave tuning out", context);
+  return shards_side_by_side(need, "quantize", "leaving tuning out needs less", context);
 }
 
 // The best of some products of a shard's size, timed: the first one is slow, and others may be at work here.

@@ -2,9 +2,9 @@
 
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/checkpoint/model_digest.h"
 #include "eval/perplexity.h"
 #include "recipes/operations/rows.h"
-#include "recipes/stage_cache.h"
 
 namespace retort {
 namespace {
@@ -68,9 +68,6 @@ std::string text_of(const Json& json) {
       text += fmt::format("{}{:<16}{}{}", text.empty() ? "" : "\n", name, shown(json[key], format), unit);
   return text;
 }
-
-// What lies at the path, so that a model card can tell whether it is of the same model.
-std::string digest_of_model(const std::filesystem::path& path) { return DigestMemo({}).of(path); }
 
 Json to_json(const Params& params, const Convention& convention, const EvalResult& result, std::string_view backend) {
   Json json = {{"model", params.text("model")}, {"model_digest", digest_of_model(params.path("model"))},

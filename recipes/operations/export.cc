@@ -11,13 +11,13 @@
 #include "core/base/text.h"
 #include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/gguf.h"
+#include "core/checkpoint/model_digest.h"
 #include "export/card.h"
 #include "export/exporter.h"
 #include "export/modelfile.h"
 #include "export/provenance.h"
 #include "export/template_syntax.h"
 #include "recipes/operations/rows.h"
-#include "recipes/stage_cache.h"
 
 namespace fs = std::filesystem;
 
@@ -146,7 +146,8 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
   if (params.has("metrics")) measured.push_back(read_measured(params.path("metrics")));
   const auto source = open_model(params.path("model"));
   for (const Json& json : measured)
-    check_measured(json, params.path("metrics"), DigestMemo({}).of(params.path("model")));
+    if (json.contains("model_digest"))
+      check_measured(json, params.path("metrics"), digest_of_model(params.path("model")));
   const ExportSummary summary = export_model(*source, output, options, context);
   auto problems = broken_templates(*source);
   std::ranges::move(write_extras(params, *source, options, summary, measured, output), std::back_inserter(problems));

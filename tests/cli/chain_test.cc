@@ -73,6 +73,20 @@ TEST(Alone, DoesWhatNeedsNoLibTorch) {
     EXPECT_THAT(finished.last_error_line(), ::testing::HasSubstr("retort-torch: No such file")) << method;
     EXPECT_FALSE(fs::exists(directory / method));
   }
+  const std::string teacher = RETORT_SOURCE_DIR "/recipes/quickstart/teacher", text = RETORT_SOURCE_DIR "/README.md";
+  const std::vector<std::vector<std::string>> others{
+      {"prune", teacher, "--layers", "4", "--calibration", text, "--output", "out"},
+      {"distill", "--teacher", teacher, "--student", teacher, "--data", text, "--output", "out"},
+      {"run", RETORT_SOURCE_DIR "/recipes/quickstart.yaml", "--output", "out"},
+      {"eval", teacher, "--text", text},
+      {"quantize", teacher, "--scheme", "auto", "--size", "5bpw", "--calibration", text, "--output", "out"},
+      {"quantize", teacher, "--scheme", "int4", "--tune-scales", "2", "--calibration", text, "--output", "out"}};
+  for (std::vector<std::string> arguments : others) {
+    const std::string command = arguments.front();
+    arguments.insert(arguments.begin(), directory / "retort");
+    const Finished finished = testing::run(arguments, directory);
+    EXPECT_THAT(finished.last_error_line(), ::testing::HasSubstr("retort-torch: No such file")) << command;
+  }
 }
 
 }  // namespace

@@ -123,6 +123,12 @@ TEST_F(Edges, LeaveOutWhereTheTokenizerLay) {
   };
   const Json path{{"name_or_path", "/home/alice/model"}, {"vocab_file", "/home/alice/model/vocab.json"}};
   check("path", path, Json::object());
+  const std::string huge = R"(  "model_max_length": 1000000000000000019884624838656,)";
+  write_text_file(place("quantized/tokenizer_config.json"),
+                  "{\n" + huge + "\n  \"name_or_path\": \"/home/alice/model\",\n" + plain.dump(2).substr(2));
+  export_to("huge", *open_model(place("quantized")), {.format = "hf", .type = {}});
+  EXPECT_THAT(read_text_file(place("huge/tokenizer_config.json")), ::testing::HasSubstr(huge));
+  EXPECT_THAT(read_text_file(place("huge/tokenizer_config.json")), ::testing::Not(::testing::HasSubstr("alice")));
   const Json repository{{"name_or_path", "someone/model"}, {"vocab_file", "vocab.json"}};
   check("repository", repository, repository);
 }

@@ -372,7 +372,7 @@ TEST_F(QuantizeByGptq, ActivationsThatAreNotFiniteFallBackToRounding) {
   EXPECT_TRUE(summary.fell_back());
   for (const TensorReport& tensor : summary.tensors) {
     const bool after = tensor.method != "copy" && tensor.name.find("layers.0.") == std::string::npos;
-    EXPECT_EQ(tensor.fallback.empty(), !after) << tensor.name;
+    EXPECT_EQ(tensor.fallback.empty(), !after && tensor.name != norm) << tensor.name;
     EXPECT_TRUE(!after || tensor.method == "rtn") << tensor.name;
   }
 }
@@ -380,7 +380,7 @@ TEST_F(QuantizeByGptq, ActivationsThatAreNotFiniteFallBackToRounding) {
 TEST_F(QuantizeByGptq, AShortTextSaysHowManyWindowsItHas) {
   const auto source = model();
   fs::create_directories(path("texts"));
-  std::ofstream(path("texts") / "short.txt") << std::string(600, 'a') + " few words";
+  std::ofstream(path("texts") / "short.txt") << std::string(200, 'a') + " few words";
   QuantizeOptions chosen = options();
   chosen.calibration = (path("texts") / "short.txt").string();
   quantize(*source, "short", chosen);
@@ -394,9 +394,10 @@ TEST_F(QuantizeByGptq, AShortTextSaysHowManyWindowsItHas) {
 TEST_F(QuantizeByGptq, EachMatrixNamesTheMethodAsked) {
   const auto source = model();
   for (const std::string method : {"gptq", "awq", "awq+gptq"})
-    for (const TensorReport& tensor : quantize(*source, method, options("int4-g32-sym", method)).tensors)
-      if (tensor.scheme == "int4-g32-sym" && tensor.name.find("layers.") != std::string::npos)
-        EXPECT_EQ(tensor.method, method) << tensor.name;
+    for (const TensorReport& tensor : quantize(*source, method, options("int4-g32-sym", method)).tensors) {
+      const bool solved = tensor.scheme == "int4-g32-sym" && tensor.name.find("layers.") != std::string::npos;
+      EXPECT_TRUE(!solved || tensor.method == method) << tensor.name << " " << tensor.method;
+    }
 }
 
 // Scales in `output` that bf16 does not hold, by tensor.
