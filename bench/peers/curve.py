@@ -17,10 +17,10 @@ import shutil
 
 from common import MODEL, ROOT, SAMPLES, WINDOW, Failure, progress, retort, table, texts
 
-SCHEMES = ["int2-g32-asym", "int2-g64-asym", "q2_k", "q2_k_s", "int3-g32-asym", "int3-g128-sym", "q3_k", "q3_k_m",
-           "int4-g128-sym", "int4-g128-asym", "int4-g32-sym", "int4-g32-asym", "int4-channel-sym", "nf4-g64", "q4_0",
-           "q4_1", "iq4_nl", "iq4_xs", "q4_k", "q4_k_s", "q4_k_m", "q5_0", "q5_1", "q5_k", "q5_k_s", "q5_k_m", "q6_k",
-           "int8-g128-sym", "int8-channel-sym", "q8_0"]
+SCHEMES = ["int2-g32-asym", "int2-g64-asym", "q2_k", "q2_k_s", "int3-g32-asym", "int3-g64-asym", "int3-g128-sym",
+           "q3_k", "q3_k_m", "int4-g128-sym", "int4-g128-asym", "int4-g32-sym", "int4-g32-asym", "int4-channel-sym",
+           "int4-tensor-sym", "nf4-g64", "q4_0", "q4_1", "iq4_nl", "iq4_xs", "q4_k", "q4_k_s", "q4_k_m", "q5_0",
+           "q5_1", "q5_k", "q5_k_s", "q5_k_m", "q6_k", "int8-g128-sym", "int8-g128-asym", "int8-channel-sym", "q8_0"]
 METHODS = ["rtn", "imatrix", "gptq", "awq", "awq+gptq"]
 # Scheme, method, and what is asked beside them; a "--calibration" is that of the others.
 OPTIONS = [
