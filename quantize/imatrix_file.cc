@@ -121,6 +121,43 @@ GgufHeader header_of(const ImportanceMatrix& matrix) {
   return header;
 }
 
+void put_number(std::string& bytes, size_t number) {
+  const auto value = static_cast<int32_t>(number);
+  bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+void put_text(std::string& bytes, const std::string& text) {
+  put_number(bytes, text.size());
+  bytes += text;
+}
+
+std::string binary_form(const ImportanceMatrix& matrix) {
+  const auto calls = static_cast<size_t>(std::max<int64_t>(1, matrix.windows));
+  std::string bytes;
+  put_number(bytes, matrix.entries.size());
+  for (const auto& [name, activity] : matrix.entries) {
+    std::vector<float> means = activity.mean_square();
+    for (float& mean : means) mean *= static_cast<float>(calls);
+    put_text(bytes, name);
+    put_number(bytes, calls);
+    put_number(bytes, means.size());
+    bytes.append(reinterpret_cast<const char*>(means.data()), means.size() * sizeof(float));
+  }
+  put_number(bytes, calls);
+  put_text(bytes, matrix.texts.empty() ? std::string() : matrix.texts.front());
+  return bytes;
+}
+
+void write_gguf_form(const std::filesystem::path& path, const ImportanceMatrix& matrix) {
+  GgufWriter writer(path, header_of(matrix));
+  for (const auto& [name, activity] : matrix.entries) {
+    writer.append(std::as_bytes(std::span(activity.square_sums)));
+    const auto tokens = static_cast<float>(activity.tokens);
+    writer.append(std::as_bytes(std::span(&tokens, 1)));
+  }
+  writer.finish();
+}
+
 }  // namespace
 
 std::vector<float> ColumnActivity::mean_square() const {
@@ -143,13 +180,10 @@ ImportanceMatrix read_imatrix(const std::filesystem::path& path) {
 
 void write_imatrix(const std::filesystem::path& path, const ImportanceMatrix& matrix) {
   StagedOutput output(path, StagedOutput::Kind::kFile, /*overwrite=*/true);
-  GgufWriter writer(output.staging(), header_of(matrix));
-  for (const auto& [name, activity] : matrix.entries) {
-    writer.append(std::as_bytes(std::span(activity.square_sums)));
-    const auto tokens = static_cast<float>(activity.tokens);
-    writer.append(std::as_bytes(std::span(&tokens, 1)));
-  }
-  writer.finish();
+  if (path.extension() == ".dat")
+    write_text_file(output.staging(), binary_form(matrix));
+  else
+    write_gguf_form(output.staging(), matrix);
   output.commit();
 }
 

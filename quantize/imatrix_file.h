@@ -31,7 +31,7 @@ struct ImportanceMatrix {
 // experts, are left out. `label` names the file in errors.
 ImportanceMatrix parse_imatrix(std::span<const std::byte> file, std::string_view label);
 ImportanceMatrix read_imatrix(const std::filesystem::path& path);
-// As GGUF, whole or not at all; an existing file is replaced.
+// As GGUF, or in the binary form where the name ends in .dat; whole or not at all. An existing file is replaced.
 void write_imatrix(const std::filesystem::path& path, const ImportanceMatrix& matrix);
 
 }  // namespace retort

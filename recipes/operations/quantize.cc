@@ -34,7 +34,7 @@ constexpr ParamSpec kParams[] = {
     {.name = "save-imatrix",
      .type = ParamType::kText,
      .fallback = "",
-     .help = "imatrix: file to write the importance of the columns to",
+     .help = "imatrix: file to write the importance of the columns to; .dat: in the older form of llama.cpp",
      .writes_beside = true},
     {"damp", ParamType::kNumber, "0.01", "gptq: share of the mean diagonal that is added to it", false, false, "", 0,
      1},

@@ -43,6 +43,23 @@ TEST(Imatrix, BothFormsGiveMeansOfSquares) {
   EXPECT_EQ(read_imatrix(kSmall / "bare-small.dat").windows, 0);
 }
 
+// Entries; name, calls, columns, means of squares times calls; calls in total and the text.
+TEST(Imatrix, TheBinaryFormIsWrittenAsItIsRead) {
+  const testing::TempDir temp;
+  const ImportanceMatrix matrix = read_imatrix(kSmall / "small.gguf");
+  write_imatrix(temp.path() / "written.dat", matrix);
+  const std::string bytes = read_text_file(temp.path() / "written.dat");
+  const std::string expected(
+      "\1\0\0\0\x13\0\0\0blk.0.attn_q.weight\2\0\0\0\3\0\0\0"
+      "\0\0\0\x40\0\0\x80\x40\0\0\0\0\2\0\0\0\5\0\0\0a.txt",
+      60);
+  EXPECT_EQ(bytes, expected);
+  const ImportanceMatrix again = read_imatrix(temp.path() / "written.dat");
+  EXPECT_THAT(again.entries.at("blk.0.attn_q.weight").mean_square(), ElementsAre(1, 2, 0));
+  EXPECT_EQ(again.windows, 2);
+  EXPECT_EQ(again.texts, matrix.texts);
+}
+
 TEST(Imatrix, WhatIsNoImportanceMatrixIsRefused) {
   EXPECT_THAT(refusal(kSmall / "model-small.gguf"), HasSubstr("general.type"));
   EXPECT_THAT(refusal(kSmall / "other-small.gguf"), HasSubstr("'blk.0.attn_q.weight.counts' is missing"));
