@@ -27,13 +27,8 @@ class AwqArtifact : public HfArtifact {
     if (exists(other_))
       append(lines, quantization_differences(config(), read_json_file(other_.string()), "quantize_config.json"));
     append(lines, retort::setting_differences(settings, "zero_point", true, place));  // the layout always has them
-    std::set<std::string> dense = modules(model, "qweight", false);
-    const std::set<std::string> listed = texts_of(settings, "modules_to_not_convert");
-    if (config().contains("retort"))  // which always lists the head
-      dense.insert("lm_head");
-    else
-      allow_head(listed, dense);
-    append(lines, module_differences(listed, dense, place + ": modules_to_not_convert"));
+    append(lines, list_differences(model, "qweight", texts_of(settings, "modules_to_not_convert"),
+                                   place + ": modules_to_not_convert"));
     return lines;
   }
 

@@ -23,13 +23,8 @@ class CompressedTensorsArtifact : public HfArtifact {
 
   std::vector<std::string> setting_differences(const ModelSource& model) const override {
     auto lines = HfArtifact::setting_differences(model);
-    std::set<std::string> dense = modules(model, "weight_packed", false);
-    const std::set<std::string> listed = texts_of(settings_, "ignore");
-    if (config().contains("retort"))  // which always lists the head
-      dense.insert("lm_head");
-    else
-      allow_head(listed, dense);
-    append(lines, module_differences(listed, dense, "config.json: quantization_config: ignore"));
+    append(lines, list_differences(model, "weight_packed", texts_of(settings_, "ignore"),
+                                   "config.json: quantization_config: ignore"));
     return lines;
   }
 

@@ -59,6 +59,17 @@ class HfArtifact : public ArtifactReader {
     }
     return names;
   }
+  // Of the list of modules that are not quantized; those that are have the tensor `part`. Beside the matrices of layers
+  // the head is dense: Retort lists it always, other programs as they like.
+  std::vector<std::string> list_differences(const ModelSource& model, const std::string& part,
+                                            const std::set<std::string>& listed, const std::string& place) const {
+    std::set<std::string> dense = modules(model, part, false);
+    if (config_.contains("retort") || listed.contains("lm_head"))
+      dense.insert("lm_head");
+    else
+      dense.erase("lm_head");
+    return module_differences(listed, dense, place);
+  }
   const StoredTensor& stored(const std::string& name) const { return *tensors_.find(name); }
 
  private:

@@ -77,17 +77,10 @@ std::vector<std::string> config_differences(const Json& found, const ModelSource
 std::vector<std::string> quantization_differences(const Json& config, const Json& other, const std::string& place) {
   std::vector<std::string> lines;
   for (const auto& [key, value] : at(config, "quantization_config").items())
-    if (other.contains(key) && other[key] != value)
+    if (other.contains(key) && SortedJson(other[key]) != SortedJson(value))  // keys have no order
       lines.push_back("config.json: quantization_config: " + key + ": " + text_of(value) + ", and in " + place + ": " +
                       text_of(other[key]));
   return lines;
-}
-
-void allow_head(const std::set<std::string>& listed, std::set<std::string>& dense) {
-  if (listed.contains("lm_head"))
-    dense.insert("lm_head");
-  else
-    dense.erase("lm_head");
 }
 
 std::vector<std::string> module_differences(const std::set<std::string>& listed, const std::set<std::string>& dense,

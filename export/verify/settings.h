@@ -19,8 +19,6 @@ std::vector<std::string> quantization_differences(const Json& config, const Json
 // What the settings say of a key in `place`, which must be this.
 std::vector<std::string> setting_differences(const Json& settings, const char* key, const Json& right,
                                              const std::string& place);
-// The head is dense in the formats of layers whether a list says so or not: takes it out of `dense`, or into it.
-void allow_head(const std::set<std::string>& listed, std::set<std::string>& dense);
 // The modules that a list exempts from quantization, and those that are dense. Not judged where the list has regular
 // expressions ("re:").
 std::vector<std::string> module_differences(const std::set<std::string>& listed, const std::set<std::string>& dense,

@@ -9,6 +9,7 @@
 
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/checkpoint/model_digest.h"
 #include "core/checkpoint/safetensors.h"
 #include "tests/support/memory_source.h"
 #include "tests/support/tiny_model.h"
@@ -268,6 +269,23 @@ TEST(HuggingFace, KeepsSideFilesByteForByte) {
   for (const SideFile& file : source->side_files()) EXPECT_EQ(read_text_file(copy.path() / file.name), file.bytes);
   EXPECT_EQ(read_text_file(copy.path() / "additional_chat_templates" / "rag.jinja"), odd);
   expect_weights(*open_model(copy.path()), {.extra = Json::object()});
+}
+
+TEST(ModelDigest, IsOfTheConfigurationAndTheWeightsAlone) {
+  const testing::TempDir directory;
+  testing::write_tiny_model(directory.path(), {});
+  const std::string digest = digest_of_model(directory.path());
+  for (const char* name : {"README.md", "measured.json", "tokenizer_config.json", "retort.json"}) {
+    std::ofstream(directory.path() / name) << "{}";
+    EXPECT_EQ(digest_of_model(directory.path()), digest) << name;
+  }
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    const std::string whole = read_text_file(directory.path() / name);
+    write_text_file(directory.path() / name, whole + " ");
+    EXPECT_NE(digest_of_model(directory.path()), digest) << name;
+    write_text_file(directory.path() / name, whole);
+  }
+  EXPECT_EQ(digest_of_model(directory.path()), digest);
 }
 
 TEST(HuggingFace, RefusesUnknownQuantizationByName) {

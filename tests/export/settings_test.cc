@@ -115,6 +115,28 @@ TEST(Settings, AreFoundWhereTheyDiffer) {
   }
 }
 
+// Programs write the same settings in another order.
+TEST(Settings, HaveNoOrder) {
+  TempDir dir;
+  const auto source = source_in(dir.path());
+  const fs::path path = exported(dir.path() / "gptq", *source, "gptq");
+  Json config = read_json_file(path / "config.json"), settings = read_json_file(path / "quantize_config.json");
+  config["quantization_config"]["meta"] = {{"mse", 0.0}, {"uri", "here"}};
+  settings["meta"] = {{"uri", "here"}, {"mse", 0.0}};
+  write_text_file(path / "config.json", config.dump());
+  write_text_file(path / "quantize_config.json", settings.dump());
+  EXPECT_THAT(verify_artifact(path, *source, g_context).differences, ::testing::IsEmpty());
+}
+
+TEST(Settings, OfOtherProgramsAreAsTheyShouldBe) {
+  const fs::path samples = RETORT_SOURCE_DIR "/../shared/data/quantized";
+  if (!fs::exists(samples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << samples;
+  for (const char* name : {"gptqmodel-gptq", "gptqmodel-gptq-v2-desc-act", "llmcompressor-gptq", "llmcompressor-awq"})
+    EXPECT_THAT(verify_artifact(samples / name, *open_model(samples / name), g_context).differences,
+                ::testing::IsEmpty())
+        << name;
+}
+
 // Two files that agree may both be wrong.
 TEST(Settings, AgreeWithTheTensors) {
   TempDir dir;
