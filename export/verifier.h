@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,5 +47,10 @@ struct VerifyResult {
 
 // `artifact`: a GGUF file, or a directory that `export` wrote. What cannot be read is an Error.
 VerifyResult verify_artifact(const std::filesystem::path& artifact, const ModelSource& model, Context& context);
+
+// The logits that it gives to one sequence from its beginning, [ids, vocabulary], in float32: by its graph, or by its
+// weights and configuration as the comparison reads them.
+std::vector<float> artifact_logits(const std::filesystem::path& artifact, const ModelConfig& model,
+                                   std::span<const int32_t> ids, Context& context);
 
 }  // namespace retort

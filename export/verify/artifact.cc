@@ -2,9 +2,29 @@
 
 #include "core/base/error.h"
 #include "core/base/json.h"
+#include "export/verify/rounding.h"
 #include "export/verify/safetensors_artifact.h"
 
 namespace retort {
+namespace {
+
+void dequantize_levels(const ArtifactTensor& tensor, int64_t first, int64_t count, std::span<float> out) {
+  std::vector<float> scales(static_cast<size_t>(tensor.groups)), minima(scales.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const auto groups = static_cast<size_t>((first + i) * tensor.groups);
+    for (size_t g = 0; g < scales.size(); ++g) {
+      scales[g] = tensor.products.empty() ? f16_number(tensor.scales[groups + g]) : tensor.products[groups + g];
+      if (!tensor.minima.empty()) minima[g] = tensor.minima[groups + g];
+    }
+    for (int64_t c = 0; c < tensor.cols; ++c) {
+      const auto group = static_cast<size_t>(tensor.column_group[static_cast<size_t>(c)]);
+      const int16_t level = tensor.levels[static_cast<size_t>((first + i) * tensor.cols + c)];
+      out[static_cast<size_t>(i * tensor.cols + c)] = scales[group] * level - minima[group];
+    }
+  }
+}
+
+}  // namespace
 
 void fail_artifact(const ExpectedTensor& expected, const std::string& reason) {
   fail("verify", expected.name, reason, "The artifact is damaged, or was made from another model");
@@ -22,6 +42,22 @@ ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::s
     fail_artifact(expected, "it has another size than in the model");
   tensor.bytes.assign(bytes.begin(), bytes.end());
   return tensor;
+}
+
+void dequantize_rows(const ArtifactTensor& tensor, int64_t first, int64_t count, std::span<float> out) {
+  if (!tensor.dense) return dequantize_levels(tensor, first, count, out);
+  const size_t size = size_of(*tensor.dense);
+  const std::byte* stored = tensor.bytes.data() + static_cast<size_t>(first * tensor.cols) * size;
+  for (size_t i = 0; i < static_cast<size_t>(count * tensor.cols); ++i)
+    out[i] = number_at(*tensor.dense, stored + i * size);
+}
+
+TensorRows rows_of(const ArtifactReader& artifact) {
+  return [&artifact](const ExpectedTensor& expected) -> RowReader {
+    const auto tensor = std::make_shared<const ArtifactTensor>(artifact.read(expected));
+    return
+        [tensor](int64_t first, int64_t count, std::span<float> out) { dequantize_rows(*tensor, first, count, out); };
+  };
 }
 
 std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory) {

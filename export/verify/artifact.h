@@ -15,6 +15,7 @@
 #include "core/checkpoint/model_source.h"
 #include "core/tokenizer/tokenizer.h"
 #include "export/verify/config_numbers.h"
+#include "export/verify/plain_logits.h"
 
 namespace retort {
 
@@ -48,6 +49,8 @@ class ArtifactReader {
   virtual std::vector<std::string> setting_differences(const ModelSource&) const { return {}; }
   // The type to which loaders convert all numbers that are stored in floating point; none: each keeps its own.
   virtual std::optional<DType> loaded_type() const { return std::nullopt; }
+  // [ids, vocabulary], of one sequence from its beginning, with the numbers that it has and as they are loaded.
+  virtual std::vector<float> logits(std::span<const int32_t> ids, Context& context) const = 0;
   // Bytes of the files of weights that belong to no tensor.
   virtual int64_t unclaimed_bytes() const { return 0; }
   // What it says of itself: the texts of a JSON object by name, and the list "fallbacks" of what is dense in it though
@@ -56,7 +59,7 @@ class ArtifactReader {
 };
 
 std::unique_ptr<ArtifactReader> open_gguf_artifact(const std::filesystem::path& path, const ModelConfig& config);
-std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory);
+std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory, const ModelConfig& config);
 std::unique_ptr<ArtifactReader> open_gptq_artifact(const std::filesystem::path& directory);
 std::unique_ptr<ArtifactReader> open_awq_artifact(const std::filesystem::path& directory);
 std::unique_ptr<ArtifactReader> open_compressed_tensors_artifact(const std::filesystem::path& directory);
@@ -68,6 +71,10 @@ int64_t rows_of(const ExpectedTensor& expected);
 int64_t cols_of(const ExpectedTensor& expected);
 // Dense bytes, when there are as many as the shape needs.
 ArtifactTensor dense_artifact(const ExpectedTensor& expected, DType type, std::span<const std::byte> bytes);
+// Its rows [first, first + count) as float32.
+void dequantize_rows(const ArtifactTensor& tensor, int64_t first, int64_t count, std::span<float> out);
+// Each tensor is read when it is asked for. `artifact` outlives what is made of it.
+TensorRows rows_of(const ArtifactReader& artifact);
 
 // Those of `config.json` in a directory.
 std::vector<ConfigNumber> numbers_of_directory(const std::filesystem::path& directory);

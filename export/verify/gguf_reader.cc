@@ -42,6 +42,10 @@ class GgufArtifact : public ArtifactReader {
     return numbers;
   }
 
+  std::vector<float> logits(std::span<const int32_t> ids, Context& context) const override {
+    return plain_logits(source_->config(), rows_of(*this), ids, context);
+  }
+
   int64_t unclaimed_bytes() const override { return static_cast<int64_t>(file_.header().behind); }
 
   Json self() const override {

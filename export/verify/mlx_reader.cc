@@ -23,7 +23,7 @@ class MlxArtifact : public HfArtifact {
 
   std::vector<ConfigNumber> numbers() const override {
     auto numbers = numbers_without_windows(HfArtifact::numbers(), config_);
-    std::ranges::copy_if(numbers_of(parse_config(as_mlx_reads(), label_), "config.json: rope_theta, rope_scaling"),
+    std::ranges::copy_if(numbers_of(loaded_config(), "config.json: rope_theta, rope_scaling"),
                          std::back_inserter(numbers),
                          [](const ConfigNumber& number) { return number.name.starts_with("rotary"); });
     return numbers;
@@ -60,6 +60,9 @@ class MlxArtifact : public HfArtifact {
         tensor.levels.push_back(static_cast<int16_t>(packed_value(words.bytes(), r * row_words, 1, c, bits)));
     return tensor;
   }
+
+ protected:
+  ModelConfig loaded_config() const override { return parse_config(as_mlx_reads(), label_); }
 
  private:
   // mlx-lm knows no rope_parameters, and the attention factor of YaRN as a ratio of two others.

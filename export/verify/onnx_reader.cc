@@ -8,6 +8,7 @@
 #include "core/base/files.h"
 #include "export/verify/artifact.h"
 #include "export/verify/onnx_array.h"
+#include "export/verify/onnx_evaluation.h"
 #include "export/verify/onnx_numbers.h"
 #include "export/verify/onnx_wire.h"
 #include "export/verify/rounding.h"
@@ -42,8 +43,9 @@ struct Layout {
 
 class OnnxArtifact : public ArtifactReader {
  public:
-  explicit OnnxArtifact(const std::filesystem::path& directory)
+  OnnxArtifact(const std::filesystem::path& directory, const ModelConfig& config)
       : directory_(directory),
+        config_(config),
         label_((directory / "model.onnx").string()),
         data_(directory / kDataFile),
         parts_(parse_onnx_parts(MappedFile(directory / "model.onnx").bytes(), label_)),
@@ -71,6 +73,10 @@ class OnnxArtifact : public ArtifactReader {
         std::ranges::any_of(parts_.nodes, [](const OnnxNode& node) { return node.type == "GroupQueryAttention"; });
     append(lines, genai_differences(read_json_file((directory_ / "genai_config.json").string()), model, shares_cache));
     return lines;
+  }
+
+  std::vector<float> logits(std::span<const int32_t> ids, Context& context) const override {
+    return evaluate_onnx(directory_, config_, ids, context);
   }
 
   // Tensors begin at whole multiples of the alignment; what a gap has beyond that is nobody's.
@@ -272,6 +278,7 @@ class OnnxArtifact : public ArtifactReader {
   }
 
   std::filesystem::path directory_;
+  const ModelConfig& config_;
   std::string label_;
   MappedFile data_;
   OnnxParts parts_;
@@ -281,8 +288,8 @@ class OnnxArtifact : public ArtifactReader {
 
 }  // namespace
 
-std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory) {
-  return std::make_unique<OnnxArtifact>(directory);
+std::unique_ptr<ArtifactReader> open_onnx_artifact(const std::filesystem::path& directory, const ModelConfig& config) {
+  return std::make_unique<OnnxArtifact>(directory, config);
 }
 
 }  // namespace retort

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace retort {
 namespace {
@@ -10,13 +11,15 @@ constexpr int64_t kRunElements = int64_t{1} << 16;
 
 class PlainDecoder {
  public:
-  PlainDecoder(const ModelSource& source, std::span<const int32_t> ids, const Context& context)
-      : source_(source),
-        c_(source.config()),
+  PlainDecoder(const ModelConfig& config, const TensorRows& rows, std::span<const int32_t> ids, const Context& context)
+      : c_(config),
+        rows_(rows),
         context_(context),
         ids_(ids),
         tokens_(static_cast<int64_t>(ids.size())),
-        frequencies_(rope_frequencies(c_, tokens_)) {}
+        frequencies_(rope_frequencies(c_, tokens_)) {
+    for (ExpectedTensor& tensor : expected_tensors(c_)) expected_.emplace(tensor.name, std::move(tensor));
+  }
 
   std::vector<float> logits() {
     Features hidden = embedding();
@@ -33,31 +36,44 @@ class PlainDecoder {
 
   float& at(Features& x, int64_t feature, int64_t token) { return x[static_cast<size_t>(feature * tokens_ + token)]; }
   Features zeros(int64_t features) const { return Features(static_cast<size_t>(features * tokens_)); }
-  const ModelTensor& weight(Role role) const { return source_.at(tensor_name(c_, role, layer_)); }
+  const ExpectedTensor& weight(Role role) const { return expected_.at(tensor_name(c_, role, layer_)); }
+
+  std::vector<float> vector_of(const ExpectedTensor& tensor) const {
+    std::vector<float> values(static_cast<size_t>(tensor.shape[0]));
+    rows_(tensor)(0, tensor.shape[0], values);
+    return values;
+  }
 
   Features embedding() {
-    const ModelTensor& tensor = weight(Role::kEmbedding);
-    Features out = zeros(tensor.cols());
-    std::vector<float> row(static_cast<size_t>(tensor.cols()));
+    const ExpectedTensor& tensor = weight(Role::kEmbedding);
+    const RowReader read = rows_(tensor);
+    Features out = zeros(tensor.shape[1]);
+    std::vector<float> row(static_cast<size_t>(tensor.shape[1]));
     for (int64_t t = 0; t < tokens_; ++t) {
-      source_.read_f32(tensor, ids_[static_cast<size_t>(t)], 1, row);
-      for (int64_t i = 0; i < tensor.cols(); ++i) at(out, i, t) = row[static_cast<size_t>(i)];
+      read(ids_[static_cast<size_t>(t)], 1, row);
+      for (int64_t i = 0; i < tensor.shape[1]; ++i) at(out, i, t) = row[static_cast<size_t>(i)];
     }
     return out;
   }
 
   Features linear(Role role, const Features& x) {
     context_.check_interrupted();
-    const ModelTensor& tensor = weight(role);
-    Features out = zeros(tensor.rows());
-    const int64_t step = std::max<int64_t>(1, kRunElements / tensor.cols());
-    context_.threads.run_ranges(tensor.rows(), step, [&](int64_t first, int64_t last) {
-      std::vector<float> rows(static_cast<size_t>((last - first) * tensor.cols()));
-      source_.read_f32(tensor, first, last - first, rows);
-      for (int64_t row = first; row < last; ++row)
-        multiply(rows.data() + (row - first) * tensor.cols(), tensor.cols(), x, &at(out, row, 0));
-    });
+    Features out = product(weight(role), x);
     add_bias(role, out);
+    return out;
+  }
+
+  Features product(const ExpectedTensor& tensor, const Features& x) {
+    const RowReader read = rows_(tensor);
+    const int64_t cols = tensor.shape[1];
+    Features out = zeros(tensor.shape[0]);
+    context_.threads.run_ranges(tensor.shape[0], std::max<int64_t>(1, kRunElements / cols),
+                                [&](int64_t first, int64_t last) {
+                                  std::vector<float> rows(static_cast<size_t>((last - first) * cols));
+                                  read(first, last - first, rows);
+                                  for (int64_t row = first; row < last; ++row)
+                                    multiply(rows.data() + (row - first) * cols, cols, x, &at(out, row, 0));
+                                });
     return out;
   }
 
@@ -68,11 +84,11 @@ class PlainDecoder {
 
   void add_bias(Role role, Features& out) {
     const std::string name = weight(role).name;
-    const ModelTensor* bias = source_.find(name.substr(0, name.rfind('.')) + ".bias");
-    if (bias == nullptr) return;
-    const std::vector<float> values = source_.read_f32(*bias);
-    for (int64_t i = 0; i < bias->rows(); ++i)
-      for (int64_t t = 0; t < tokens_; ++t) at(out, i, t) += values[static_cast<size_t>(i)];
+    const auto bias = expected_.find(name.substr(0, name.rfind('.')) + ".bias");
+    if (bias == expected_.end()) return;
+    const std::vector<float> values = vector_of(bias->second);
+    for (size_t i = 0; i < values.size(); ++i)
+      for (int64_t t = 0; t < tokens_; ++t) at(out, static_cast<int64_t>(i), t) += values[i];
   }
 
   void add(Features& x, const Features& more) const {
@@ -81,7 +97,7 @@ class PlainDecoder {
 
   // Of as many features at a time as the norm has weights: all, or those of a head.
   Features normed(Role role, Features x) {
-    const std::vector<float> weights = source_.read_f32(weight(role));
+    const std::vector<float> weights = vector_of(weight(role));
     const auto size = static_cast<int64_t>(weights.size());
     for (int64_t first = 0; first * tokens_ < static_cast<int64_t>(x.size()); first += size)
       for (int64_t t = 0; t < tokens_; ++t) {
@@ -156,19 +172,30 @@ class PlainDecoder {
     return out;
   }
 
-  const ModelSource& source_;
   const ModelConfig& c_;
+  const TensorRows& rows_;
   const Context& context_;
   const std::span<const int32_t> ids_;
   const int64_t tokens_;
   const std::vector<float> frequencies_;
+  std::map<std::string, ExpectedTensor> expected_;  // by name
   int64_t layer_ = -1;
 };
 
 }  // namespace
 
+std::vector<float> plain_logits(const ModelConfig& config, const TensorRows& rows, std::span<const int32_t> ids,
+                                const Context& context) {
+  return PlainDecoder(config, rows, ids, context).logits();
+}
+
 std::vector<float> plain_logits(const ModelSource& source, std::span<const int32_t> ids, const Context& context) {
-  return PlainDecoder(source, ids, context).logits();
+  const TensorRows rows = [&](const ExpectedTensor& expected) -> RowReader {
+    return [&source, &tensor = source.at(expected.name)](int64_t first, int64_t count, std::span<float> out) {
+      source.read_f32(tensor, first, count, out);
+    };
+  };
+  return plain_logits(source.config(), rows, ids, context);
 }
 
 }  // namespace retort

@@ -26,6 +26,9 @@ class HfArtifact : public ArtifactReader {
   std::vector<ConfigNumber> numbers() const override { return numbers_of_directory(label_); }
   Json self() const override { return self_of_directory(label_); }
   std::optional<DType> loaded_type() const override { return parse_config(config_, label_).dtype; }
+  std::vector<float> logits(std::span<const int32_t> ids, Context& context) const override {
+    return plain_logits(loaded_config(), rows_of(*this), ids, context);
+  }
   std::vector<std::string> setting_differences(const ModelSource& model) const override {
     return config_differences(config_, model);
   }
@@ -37,6 +40,8 @@ class HfArtifact : public ArtifactReader {
   }
 
  protected:
+  // As the programs that load it read it.
+  virtual ModelConfig loaded_config() const { return parse_config(config_, label_); }
   const StoredTensor& require(const ExpectedTensor& expected, const std::string& name) const {
     const StoredTensor* stored = tensors_.find(name);
     if (stored == nullptr) fail_artifact(expected, "the artifact has no " + name);

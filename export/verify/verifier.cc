@@ -27,7 +27,7 @@ std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelC
   if (!fs::exists(path)) fail("verify", path.string(), "there is no such file or directory");
   if (!fs::is_directory(path)) return open_gguf_artifact(path, config);
   if (const fs::path inside = gguf_in_directory(path); !inside.empty()) return open_gguf_artifact(inside, config);
-  if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path);
+  if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path, config);
   const Json json = read_json_file((path / "config.json").string());
   const auto settings = json.find("quantization_config");
   const std::string method = settings == json.end() || !settings->is_object()
@@ -359,6 +359,11 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   result.settings_different += static_cast<int64_t>(settings.size());
   append(result.differences, settings);
   return result;
+}
+
+std::vector<float> artifact_logits(const fs::path& path, const ModelConfig& model, std::span<const int32_t> ids,
+                                   Context& context) {
+  return open_artifact(path, model)->logits(ids, context);
 }
 
 }  // namespace retort

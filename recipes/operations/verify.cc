@@ -6,7 +6,6 @@
 
 #include "core/base/error.h"
 #include "export/verifier.h"
-#include "export/verify/onnx_evaluation.h"
 #include "export/verify/plain_logits.h"
 #include "recipes/operations/rows.h"
 
@@ -49,16 +48,13 @@ LogitsCheck compare(std::span<const float> expected, std::span<const float> foun
   return {difference, {}, difference <= tolerance * largest};
 }
 
-// Both models on the same tokens, one after the other; of ONNX the graph itself is run.
+// Both models on the same tokens, one after the other.
 LogitsCheck compare_logits(const std::filesystem::path& artifact, const VerifyResult& result, const ModelSource& model,
                            Context& context) {
-  if (result.format == "mlx") return {{}, "nothing here reads mlx as a model", true};
   const double tolerance = result.values_rounded == 0 ? kSameNumbers : kRoundedNumbers;
   const std::vector<int32_t> ids = probe_tokens(model.config());
   const std::vector<float> expected = plain_logits(model, ids, context);
-  if (result.format == "onnx")
-    return compare(expected, evaluate_onnx(artifact, model.config(), ids, context), tolerance);
-  return compare(expected, plain_logits(*open_model(artifact), ids, context), tolerance);
+  return compare(expected, artifact_logits(artifact, model.config(), ids, context), tolerance);
 }
 
 Json to_json(const VerifyResult& result, const LogitsCheck& logits) {
@@ -117,7 +113,7 @@ OperationResult run_verify(const Params& params, const std::filesystem::path&, C
 
 const Operation kVerifyOperation{
     .name = "verify",
-    .version = 4,
+    .version = 5,
     .summary = "prove that an artifact holds the codes, scales, tokenizer and template of its model",
     .params = kParams,
     .output = OutputKind::kNone,

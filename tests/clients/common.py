@@ -77,6 +77,7 @@ def verified(output, model):
     proof = retort("verify", output, "--against", model)
     for key in ("codes_different", "scales_different", "values_different"):
         assert proof[key] == 0, proof
+    assert proof["logits_max_difference"] is not None and "logits_note" not in proof, proof
     assert proof["tokenizer_equal"] and proof["template_equal"] and proof["tensors_compared"] > 0, proof
     return output
 

@@ -124,6 +124,7 @@ class Teacher(Case):
         common.flip_byte(weights, 8 + int.from_bytes(weights.read_bytes()[:8], "little") + begin + 9)
         proof = common.retort("verify", directory, "--against", model, code=3)
         self.assertGreater(proof["codes_different"], 0)
+        self.assertGreater(proof["logits_max_difference"], 0)
 
 
 if __name__ == "__main__":
