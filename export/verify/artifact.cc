@@ -13,7 +13,7 @@ void dequantize_levels(const ArtifactTensor& tensor, int64_t first, int64_t coun
   for (int64_t i = 0; i < count; ++i) {
     const auto groups = static_cast<size_t>((first + i) * tensor.groups);
     for (size_t g = 0; g < scales.size(); ++g) {
-      scales[g] = tensor.products.empty() ? f16_number(tensor.scales[groups + g]) : tensor.products[groups + g];
+      scales[g] = tensor.scales[groups + g];
       if (!tensor.minima.empty()) minima[g] = tensor.minima[groups + g];
     }
     for (int64_t c = 0; c < tensor.cols; ++c) {

@@ -23,10 +23,9 @@ namespace retort {
 // w[r][c] = scale[r * groups + column_group[c]] * levels[r * cols + c] - minimum[the same], or dense bytes.
 struct ArtifactTensor {
   int64_t rows = 0, cols = 1, groups = 0;
-  std::vector<int16_t> levels;   // code minus zero point, or what the code book says
-  std::vector<uint16_t> scales;  // bits of f16
-  std::vector<float> products;   // instead of `scales`, where an integer may multiply them
-  std::vector<float> minima;     // empty: none
+  std::vector<int16_t> levels;  // code minus zero point, or what the code book says
+  std::vector<float> scales;    // of whatever type
+  std::vector<float> minima;    // empty: none
   std::vector<int32_t> column_group;
   std::optional<DType> dense;
   std::vector<std::byte> bytes;

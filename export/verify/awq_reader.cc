@@ -45,18 +45,14 @@ class AwqArtifact : public HfArtifact {
       fail_artifact(expected, "its words or groups are not whole");
     check(expected, words, DType::kI32, {tensor.cols, tensor.rows / 8});
     check(expected, zeros, DType::kI32, {tensor.groups, tensor.rows / 8});
-    check(expected, scales, DType::kF16, {tensor.groups, tensor.rows});
+    tensor.scales = scales_by_group(expected, scales, tensor.groups);
     const int64_t group = tensor.cols / tensor.groups;
     tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
-    tensor.scales.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / group));
-    for (int64_t r = 0; r < tensor.rows; ++r) {
-      for (int64_t g = 0; g < tensor.groups; ++g)
-        tensor.scales.push_back(value_at<uint16_t>(scales.bytes(), g * tensor.rows + r));
+    for (int64_t r = 0; r < tensor.rows; ++r)
       for (int64_t c = 0; c < tensor.cols; ++c)
         tensor.levels.push_back(
             static_cast<int16_t>(nibble(words, c * tensor.rows + r) - nibble(zeros, c / group * tensor.rows + r)));
-    }
     return tensor;
   }
 

@@ -1,7 +1,6 @@
 // The words of compressed-tensors' pack-quantized by their definition.
 #include "core/base/error.h"
 #include "core/base/json.h"
-#include "export/verify/rounding.h"
 #include "export/verify/safetensors_artifact.h"
 
 namespace retort {
@@ -45,7 +44,7 @@ class CompressedTensorsArtifact : public HfArtifact {
     const auto shape = require(expected, base + ".weight_shape").bytes();
     if (value_at<int64_t>(shape, 0) != tensor.rows || value_at<int64_t>(shape, 1) != tensor.cols)
       fail_artifact(expected, "its weight_shape is another than in the model");
-    read_scales(expected, require(expected, base + ".weight_scale"), tensor);
+    tensor.scales = floats(expected, require(expected, base + ".weight_scale"), {tensor.rows, tensor.groups});
     read_levels(expected, base, bits, json_required<bool>(weights, "symmetric", label_), tensor);
     return tensor;
   }
@@ -60,18 +59,6 @@ class CompressedTensorsArtifact : public HfArtifact {
         if (target == module || target == "Linear") return *weights;
     }
     fail_artifact(expected, "no group of config_groups names its module");
-  }
-
-  void read_scales(const ExpectedTensor& expected, const StoredTensor& scales, ArtifactTensor& tensor) const {
-    const bool bf16 = scales.info->dtype == DType::kBF16;
-    check(expected, scales, bf16 ? DType::kBF16 : DType::kF16, {tensor.rows, tensor.groups});
-    tensor.scales.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
-    for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
-      const auto stored = value_at<uint16_t>(scales.bytes(), i);
-      const std::optional<uint16_t> bits = bf16 ? bits_of_f16(bf16_number(stored)) : stored;
-      if (!bits) fail_artifact(expected, "a scale is no f16 number");
-      tensor.scales.push_back(*bits);
-    }
   }
 
   void read_levels(const ExpectedTensor& expected, const std::string& base, int64_t bits, bool symmetric,

@@ -103,7 +103,7 @@ class GgufArtifact : public ArtifactReader {
         file_.data(info).size() != static_cast<size_t>(tensor.rows * blocks * type.bytes))
       fail_artifact(expected, "its rows are not whole blocks");
     tensor.levels.reserve(static_cast<size_t>(tensor.rows * tensor.cols));
-    tensor.products.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
+    tensor.scales.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     if (type.minimum != nullptr) tensor.minima.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
     for (int64_t c = 0; c < tensor.cols; ++c) tensor.column_group.push_back(static_cast<int32_t>(c / type.group));
     const auto* data = reinterpret_cast<const uint8_t*>(file_.data(info).data());
@@ -111,7 +111,7 @@ class GgufArtifact : public ArtifactReader {
       const uint8_t* block = data + (stored_row(expected, i / blocks) * blocks + i % blocks) * type.bytes;
       for (int64_t j = 0; j < type.weights; ++j) tensor.levels.push_back(static_cast<int16_t>(type.level(block, j)));
       for (int64_t g = 0; g < type.weights / type.group; ++g) {
-        tensor.products.push_back(type.scale(block, g));
+        tensor.scales.push_back(type.scale(block, g));
         if (type.minimum != nullptr) tensor.minima.push_back(type.minimum(block, g));
       }
     }

@@ -43,12 +43,8 @@ class GptqArtifact : public HfArtifact {
     const StoredTensor& scales = require(expected, base + ".scales");
     if (scales.info->shape.size() != 2) fail_artifact(expected, "its scales are no matrix");
     tensor.groups = scales.info->shape[0];
-    check(expected, scales, DType::kF16, {tensor.groups, tensor.rows});
+    tensor.scales = scales_by_group(expected, scales, tensor.groups);
     read_levels(expected, base, tensor);
-    tensor.scales.resize(static_cast<size_t>(tensor.rows * tensor.groups));
-    for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i)
-      tensor.scales[static_cast<size_t>(i)] =
-          value_at<uint16_t>(scales.bytes(), i % tensor.groups * tensor.rows + i / tensor.groups);
     return tensor;
   }
 

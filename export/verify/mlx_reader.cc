@@ -4,7 +4,6 @@
 
 #include "core/base/error.h"
 #include "core/base/json.h"
-#include "export/verify/rounding.h"
 #include "export/verify/safetensors_artifact.h"
 
 namespace retort {
@@ -84,18 +83,10 @@ class MlxArtifact : public HfArtifact {
   // A bias is a minimum with the other sign, also where it stands for a zero point.
   void read_groups(const ExpectedTensor& expected, const std::string& base, ArtifactTensor& tensor) const {
     const StoredTensor &scales = require(expected, base + ".scales"), &biases = require(expected, base + ".biases");
-    const DType type = scales.info->dtype;
-    if (type != DType::kF16 && type != DType::kF32) fail_artifact(expected, "its scales are not F16 or F32");
-    for (const StoredTensor* part : {&scales, &biases}) check(expected, *part, type, {tensor.rows, tensor.groups});
-    const auto number = [&](const StoredTensor& part, int64_t i) {
-      return type == DType::kF32 ? value_at<float>(part.bytes(), i) : f16_number(value_at<uint16_t>(part.bytes(), i));
-    };
-    tensor.products.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
-    tensor.minima.reserve(static_cast<size_t>(tensor.rows * tensor.groups));
-    for (int64_t i = 0; i < tensor.rows * tensor.groups; ++i) {
-      tensor.products.push_back(number(scales, i));
-      tensor.minima.push_back(-number(biases, i));
-    }
+    if (biases.info->dtype != scales.info->dtype) fail_artifact(expected, "its scales and biases have two types");
+    tensor.scales = floats(expected, scales, {tensor.rows, tensor.groups});
+    tensor.minima = floats(expected, biases, {tensor.rows, tensor.groups});
+    for (float& minimum : tensor.minima) minimum = -minimum;
   }
 
   const ModelConfig& config_;

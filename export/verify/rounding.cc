@@ -36,17 +36,13 @@ struct Binary {
     return static_cast<float>((bits & kSign) == 0 ? value : -value);
   }
 
-  // Of a number that the format has, or infinity.
-  static std::optional<uint32_t> bits_of(float value) {
-    if (std::isnan(value)) return std::nullopt;
-    const uint32_t sign = std::signbit(value) ? kSign : 0;
-    if (std::isinf(value)) return sign | kInfinity;
+  // Of what is no NaN.
+  static bool has(float value) {
+    if (std::isinf(value)) return true;
     const double wanted = std::abs(static_cast<double>(value));
     const int exponent = wanted == 0 ? 1 - kBias : std::max(std::ilogb(wanted), 1 - kBias);
     const double mantissa = wanted * power(kMantissa - exponent);
-    if (exponent > kBias || mantissa != std::floor(mantissa)) return std::nullopt;
-    // The leading one of a normal number adds one to the field of the exponent.
-    return sign | ((static_cast<uint32_t>(exponent + kBias - 1) << kMantissa) + static_cast<uint32_t>(mantissa));
+    return exponent <= kBias && mantissa == std::floor(mantissa);
   }
 
   static bool is_nearest(float value, uint32_t bits) {
@@ -89,16 +85,11 @@ using BF16 = Binary<8, 7>;
 float f16_number(uint16_t bits) { return F16::number(bits); }
 float bf16_number(uint16_t bits) { return BF16::number(bits); }
 
-std::optional<uint16_t> bits_of_f16(float value) {
-  const std::optional<uint32_t> bits = F16::bits_of(value);
-  return bits ? std::optional(static_cast<uint16_t>(*bits)) : std::nullopt;
-}
-
 bool is_nearest_f16(float value, uint16_t bits) { return F16::is_nearest(value, bits); }
 
 bool has_number(DType type, float value) {
   if (type == DType::kF32 || std::isnan(value)) return true;
-  return type == DType::kF16 ? F16::bits_of(value).has_value() : BF16::bits_of(value).has_value();
+  return type == DType::kF16 ? F16::has(value) : BF16::has(value);
 }
 
 float number_at(DType type, const std::byte* stored) {

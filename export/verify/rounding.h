@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 
 #include "core/base/dtype.h"
@@ -14,11 +13,9 @@ namespace retort {
 // Whether no number of the binary format is nearer to `value` than the one of these bits, and of two that are equally
 // near it is the even one (IEEE 754, 4.3.1); zeros have the sign of the value, and a NaN is any NaN.
 bool is_nearest_f16(float value, uint16_t bits);
-// The numbers of these bits.
+// The number of these bits.
 float f16_number(uint16_t bits);
 float bf16_number(uint16_t bits);
-// The bits of `value`, if it is a number of f16 or infinite.
-std::optional<uint16_t> bits_of_f16(float value);
 // Whether the type has this number.
 bool has_number(DType type, float value);
 // The numbers of these bytes, little-endian f32, f16 or bf16.

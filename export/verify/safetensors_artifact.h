@@ -6,6 +6,7 @@
 
 #include "core/checkpoint/shard_set.h"
 #include "export/verify/artifact.h"
+#include "export/verify/rounding.h"
 #include "export/verify/settings.h"
 
 namespace retort {
@@ -51,6 +52,24 @@ class HfArtifact : public ArtifactReader {
              const std::vector<int64_t>& shape) const {
     if (part.info->dtype != type || part.info->shape != shape)
       fail_artifact(expected, part.info->name + " has another type or shape than the layout needs");
+  }
+  // Scales or biases: programs write them in any of these types.
+  std::vector<float> floats(const ExpectedTensor& expected, const StoredTensor& part,
+                            const std::vector<int64_t>& shape) const {
+    const DType type = part.info->dtype;
+    check(expected, part, type == DType::kBF16 || type == DType::kF32 ? type : DType::kF16, shape);
+    std::vector<float> values(part.bytes().size() / size_of(type));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = number_at(type, part.bytes().data() + i * size_of(type));
+    return values;
+  }
+  // Those of a layout that has the groups outside and the rows inside.
+  std::vector<float> scales_by_group(const ExpectedTensor& expected, const StoredTensor& part, int64_t groups) const {
+    const int64_t rows = rows_of(expected);
+    const std::vector<float> stored = floats(expected, part, {groups, rows});
+    std::vector<float> scales(stored.size());
+    for (int64_t i = 0; i < rows * groups; ++i)
+      scales[static_cast<size_t>(i)] = stored[static_cast<size_t>(i % groups * rows + i / groups)];
+    return scales;
   }
   bool has(const std::string& name) const { return tensors_.find(name) != nullptr; }
   const Json& config() const { return config_; }

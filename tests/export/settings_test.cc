@@ -128,15 +128,6 @@ TEST(Settings, HaveNoOrder) {
   EXPECT_THAT(verify_artifact(path, *source, g_context).differences, ::testing::IsEmpty());
 }
 
-TEST(Settings, OfOtherProgramsAreAsTheyShouldBe) {
-  const fs::path samples = RETORT_SOURCE_DIR "/../shared/data/quantized";
-  if (!fs::exists(samples)) GTEST_SKIP() << "the samples of other programs' checkpoints are absent: " << samples;
-  for (const char* name : {"gptqmodel-gptq", "gptqmodel-gptq-v2-desc-act", "llmcompressor-gptq", "llmcompressor-awq"})
-    EXPECT_THAT(verify_artifact(samples / name, *open_model(samples / name), g_context).differences,
-                ::testing::IsEmpty())
-        << name;
-}
-
 // Two files that agree may both be wrong.
 TEST(Settings, AgreeWithTheTensors) {
   TempDir dir;
