@@ -95,6 +95,19 @@ std::vector<std::string> module_differences(const std::set<std::string>& listed,
   return lines;
 }
 
+std::vector<std::string> fallback_differences(const std::vector<std::string>& listed,
+                                              const std::set<std::string>& dense,
+                                              const std::set<std::string>& rounded) {
+  std::vector<std::string> lines;
+  std::set<std::string> names;
+  for (const std::string& note : listed) names.insert(note.substr(0, note.find(": ")));
+  for (const std::string& name : names)
+    if (!dense.contains(name)) lines.push_back("fallbacks: " + name + " is listed, and did not fall back");
+  for (const std::string& name : rounded)
+    if (!listed.empty() && !names.contains(name)) lines.push_back("fallbacks: " + name + " is rounded, and not listed");
+  return lines;
+}
+
 std::vector<std::string> genai_differences(const Json& found, const ModelSource& model, bool shares_cache) {
   const std::string place = "genai_config.json";
   const Json generation = generation_settings(model);

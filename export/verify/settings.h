@@ -23,6 +23,10 @@ std::vector<std::string> setting_differences(const Json& settings, const char* k
 // expressions ("re:").
 std::vector<std::string> module_differences(const std::set<std::string>& listed, const std::set<std::string>& dense,
                                             const std::string& place);
+// Of the list of matrices that fell back, "name: reason" each: one that is listed is dense, and where any is listed, so
+// is each that was rounded. `dense`: names of all tensors that are; `rounded`: of those that are integers in the model.
+std::vector<std::string> fallback_differences(const std::vector<std::string>& listed,
+                                              const std::set<std::string>& dense, const std::set<std::string>& rounded);
 // Of onnxruntime-genai's configuration, for a graph whose names are those of transformers' own exports.
 std::vector<std::string> genai_differences(const Json& found, const ModelSource& model, bool shares_cache);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <functional>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/json.h"
@@ -56,6 +57,7 @@ class Comparison {
                        std::string(name_of(loaded)));
     }
     if (found.dense) {
+      dense_.insert(tensor.name);
       result_.integers_as_values += tensor.stores_integers() ? 1 : 0;
       return compare_dense(tensor, found);
     }
@@ -69,8 +71,14 @@ class Comparison {
   }
 
   void list_rounded() {
+    result_.integers_rounded = static_cast<int64_t>(rounded_integers_.size());
     std::ranges::stable_sort(rounded_, std::greater(), &Rounded::values);
     for (const auto& [values, line] : rounded_) result_.rounded.push_back(line);
+  }
+
+  // What the artifact says of them against what they are.
+  std::vector<std::string> fallback_differences(const std::vector<std::string>& listed) const {
+    return retort::fallback_differences(listed, dense_, rounded_integers_);
   }
 
  private:
@@ -130,7 +138,7 @@ class Comparison {
     result_.values_different += values.different;
     result_.values_rounded += values.rounded;
     result_.tensors_rounded += values.rounded > 0 ? 1 : 0;
-    result_.integers_rounded += values.rounded > 0 && tensor.stores_integers() ? 1 : 0;
+    if (values.rounded > 0 && tensor.stores_integers()) rounded_integers_.insert(tensor.name);
     if (values.different > 0) note(tensor, std::to_string(values.different) + " values differ");
     if (values.rounded > 0)
       rounded_.push_back({values.rounded, tensor.name + ": " + std::to_string(values.rounded) + " values rounded to " +
@@ -180,6 +188,7 @@ class Comparison {
   const ModelSource& model_;
   VerifyResult& result_;
   std::vector<Rounded> rounded_;
+  std::set<std::string> dense_, rounded_integers_;  // in the artifact, and of them those that are integers in the model
 };
 
 // As they lie beside the model: what other programs leave as it is, the place where a tokenizer lay included.
@@ -338,8 +347,8 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   VerifyResult result;
   result.format = artifact->format();
   const Json self = artifact->self();  // before the long part, which what is wrong in it would waste
-  result.fallbacks_recorded =
-      static_cast<int64_t>(json_value(self, "fallbacks", std::vector<std::string>{}, path.string()).size());
+  const auto fallbacks = json_value(self, "fallbacks", std::vector<std::string>{}, path.string());
+  result.fallbacks_recorded = static_cast<int64_t>(fallbacks.size());
   const auto expected = expected_tensors(model.config());
   context.progress.begin("verify " + result.format, static_cast<int64_t>(expected.size()), "tensors");
   Comparison comparison(model, result);
@@ -369,7 +378,8 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   const auto numbers = number_differences(artifact->numbers(), model.config());
   result.numbers_different = static_cast<int64_t>(numbers.size());
   append(result.differences, numbers);
-  const auto settings = artifact->setting_differences(model);
+  auto settings = artifact->setting_differences(model);
+  append(settings, comparison.fallback_differences(fallbacks));
   result.settings_different += static_cast<int64_t>(settings.size());
   append(result.differences, settings);
   return result;

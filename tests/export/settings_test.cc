@@ -183,5 +183,34 @@ TEST(Settings, ListTheModulesThatFellBack) {
               ElementsAre(HasSubstr("down_proj$ is dense, and not listed")));
 }
 
+TEST(Settings, ListTheMatricesThatFellBack) {
+  TempDir dir;
+  TinyModel shape;
+  shape.ffn_size = 172;
+  const auto source = testing::quantized_model(dir.path(), shape, "int4-channel-sym");
+  const fs::path path = dir.path() / "gptq";
+  fs::create_directories(path);
+  export_model(*source, path, {.format = "gptq", .type = {}, .fallback = DType::kF16}, g_context);
+  ASSERT_TRUE(verify_artifact(path, *source, g_context).faithful());
+  ASSERT_TRUE(verify_artifact(path, *open_model(path), g_context).equal());
+  const Json whole = read_json_file(path / "config.json");
+  const auto differences = [&](const std::function<void(Json&)>& edit) {
+    Json config = whole;
+    edit(config["retort"]["fallbacks"]);
+    write_text_file(path / "config.json", config.dump());
+    const VerifyResult result = verify_artifact(path, *source, g_context);
+    EXPECT_TRUE(result.fell_back());
+    EXPECT_EQ(result.faithful(), result.differences.empty());
+    return result.differences;
+  };
+  EXPECT_THAT(differences([](Json& listed) { listed.erase(1); }),
+              ElementsAre("fallbacks: model.layers.0.mlp.up_proj.weight is rounded, and not listed"));
+  EXPECT_THAT(differences([](Json& listed) { listed.push_back("model.layers.1.self_attn.q_proj.weight: odd"); }),
+              ElementsAre("fallbacks: model.layers.1.self_attn.q_proj.weight is listed, and did not fall back"));
+  EXPECT_THAT(differences([](Json& listed) { listed.push_back("model.layers.9.mlp.up_proj.weight"); }),
+              ElementsAre(HasSubstr("model.layers.9.mlp.up_proj.weight is listed")));
+  EXPECT_THAT(differences([](Json& listed) { listed.clear(); }), ::testing::IsEmpty());
+}
+
 }  // namespace
 }  // namespace retort
