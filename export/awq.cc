@@ -14,8 +14,9 @@ constexpr int kBits = 4;
 
 class AwqExporter : public ModuleCheckpoint {
  public:
-  explicit AwqExporter(const ModelSource& source)
-      : ModuleCheckpoint(source, packed_format("awq"), /*row_axis=*/1), scheme_(uniform_scheme(source, kBits)) {}
+  AwqExporter(const ModelSource& source, const ExportOptions& options)
+      : ModuleCheckpoint(source, options, packed_format("awq"), /*row_axis=*/1),
+        scheme_(uniform_scheme(source, kBits)) {}
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     if (!groups_in_order(m)) return "columns in activation order have no place in the GEMM layout";
@@ -55,8 +56,8 @@ class AwqExporter : public ModuleCheckpoint {
 
 }  // namespace
 
-std::unique_ptr<ArtifactWriter> make_awq_writer(const ModelSource& source, const ExportOptions&) {
-  return std::make_unique<AwqExporter>(source);
+std::unique_ptr<ArtifactWriter> make_awq_writer(const ModelSource& source, const ExportOptions& options) {
+  return std::make_unique<AwqExporter>(source, options);
 }
 
 }  // namespace retort

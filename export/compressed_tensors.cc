@@ -34,8 +34,8 @@ Json weights_json(const Scheme& scheme) {
 
 class CompressedTensorsExporter : public ModuleCheckpoint {
  public:
-  explicit CompressedTensorsExporter(const ModelSource& source)
-      : ModuleCheckpoint(source, packed_format("compressed-tensors"), /*row_axis=*/0) {
+  CompressedTensorsExporter(const ModelSource& source, const ExportOptions& options)
+      : ModuleCheckpoint(source, options, packed_format("compressed-tensors"), /*row_axis=*/0) {
     require_quantized(source);
   }
 
@@ -100,8 +100,9 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
 
 }  // namespace
 
-std::unique_ptr<ArtifactWriter> make_compressed_tensors_writer(const ModelSource& source, const ExportOptions&) {
-  return std::make_unique<CompressedTensorsExporter>(source);
+std::unique_ptr<ArtifactWriter> make_compressed_tensors_writer(const ModelSource& source,
+                                                               const ExportOptions& options) {
+  return std::make_unique<CompressedTensorsExporter>(source, options);
 }
 
 }  // namespace retort

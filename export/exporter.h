@@ -23,7 +23,7 @@ struct ExportOptions {
   std::optional<DType> type;           // every tensor dense in this type (f32, f16, bf16); none: the model's own
   std::optional<DType> fallback = {};  // a tensor that the format cannot hold is written in this instead of refused
   std::string operators = "contrib";   // onnx: "contrib" (ONNX Runtime's own where they are faster) or "standard"
-  uint64_t max_shard_bytes = 0;        // gguf in a directory: files of at most so many bytes of tensors; 0: one file
+  uint64_t max_shard_bytes = 0;        // files of weights with at most so many bytes of tensors; 0: as the format does
   std::string base_model = {};         // "owner/name" of the model that this one was made from; empty: not told
   int64_t accuracy_level = 0;          // onnx: what MatMulNBits may do with activations; 0: nothing, 4: int8
 };

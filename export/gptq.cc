@@ -13,8 +13,8 @@ namespace {
 
 class GptqExporter : public ModuleCheckpoint {
  public:
-  GptqExporter(const ModelSource& source, const Scheme& scheme)
-      : ModuleCheckpoint(source, packed_format(version_of(scheme)), /*row_axis=*/1), scheme_(scheme) {}
+  GptqExporter(const ModelSource& source, const ExportOptions& options, const Scheme& scheme)
+      : ModuleCheckpoint(source, options, packed_format(version_of(scheme)), /*row_axis=*/1), scheme_(scheme) {}
 
   std::string refuses(const PlannedTensor& planned, const QuantizedMatrix& m) const override {
     return refuses_uniform(planned, m, scheme_, layout());
@@ -44,7 +44,8 @@ class GptqExporter : public ModuleCheckpoint {
               {"true_sequential", false},
               {"checkpoint_format", version_of(scheme_)},
               {"pack_dtype", "int32"}};
-    // GPTQModel's way to say that a module is not quantized.
+    // GPTQModel's way to say that a module is not quantized, and that of transformers and vLLM to say which are.
+    if (!dense_modules().empty()) json["modules_in_block_to_quantize"] = Json::array({quantized_modules()});
     for (const std::string& module : dense_modules()) json["dynamic"]["-:^" + escaped(module) + "$"] = Json::object();
     json["meta"] = {{"quantizer", Json::array({"retort"})}};
     if (!notes().empty()) json["meta"]["fallbacks"] = notes();
@@ -63,8 +64,8 @@ class GptqExporter : public ModuleCheckpoint {
 
 }  // namespace
 
-std::unique_ptr<ArtifactWriter> make_gptq_writer(const ModelSource& source, const ExportOptions&) {
-  return std::make_unique<GptqExporter>(source, uniform_scheme(source));
+std::unique_ptr<ArtifactWriter> make_gptq_writer(const ModelSource& source, const ExportOptions& options) {
+  return std::make_unique<GptqExporter>(source, options, uniform_scheme(source));
 }
 
 }  // namespace retort

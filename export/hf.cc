@@ -9,13 +9,14 @@ namespace {
 
 class HfExporter : public ArtifactWriter {
  public:
-  HfExporter(const ModelSource& source, const ExportOptions&) : source_(source) {}
+  HfExporter(const ModelSource& source, const ExportOptions& options)
+      : source_(source), max_shard_bytes_(options.max_shard_bytes) {}
 
   std::string refuses(const PlannedTensor&, const QuantizedMatrix&) const override { return {}; }
 
   void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) override {
     directory_ = path;
-    weights_ = std::make_unique<SafetensorsWriter>(path);
+    weights_ = safetensors_writer(path, max_shard_bytes_);
     config_ = artifact_config(source_, fallback_notes(plan));
     // Loaders convert to the type that the configuration names: it must be the widest that is stored.
     DType widest = *plan.front().dense;
@@ -40,6 +41,7 @@ class HfExporter : public ArtifactWriter {
 
  private:
   const ModelSource& source_;
+  const uint64_t max_shard_bytes_;
   std::filesystem::path directory_;
   std::unique_ptr<SafetensorsWriter> weights_;
   Json config_;

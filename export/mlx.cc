@@ -58,7 +58,8 @@ void restate(Json& config, const ModelConfig& c) {
 
 class MlxExporter : public ModuleCheckpoint {
  public:
-  explicit MlxExporter(const ModelSource& source) : ModuleCheckpoint(source, packed_format("mlx"), /*row_axis=*/0) {
+  MlxExporter(const ModelSource& source, const ExportOptions& options)
+      : ModuleCheckpoint(source, options, packed_format("mlx"), /*row_axis=*/0) {
     check_model(source.config());
     require_quantized(source);
   }
@@ -107,8 +108,8 @@ class MlxExporter : public ModuleCheckpoint {
 
 }  // namespace
 
-std::unique_ptr<ArtifactWriter> make_mlx_writer(const ModelSource& source, const ExportOptions&) {
-  return std::make_unique<MlxExporter>(source);
+std::unique_ptr<ArtifactWriter> make_mlx_writer(const ModelSource& source, const ExportOptions& options) {
+  return std::make_unique<MlxExporter>(source, options);
 }
 
 }  // namespace retort

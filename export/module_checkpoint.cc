@@ -78,10 +78,10 @@ QuantizedMatrix in_uniform(QuantizedMatrix matrix, const Scheme& uniform) {
 
 void ModuleCheckpoint::begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) {
   directory_ = path;
-  weights_ = std::make_unique<SafetensorsWriter>(path);
+  weights_ = safetensors_writer(path, max_shard_bytes_);
   for (const PlannedTensor& planned : plan)
-    if (planned.dense && planned.rule->input != Input::kNone && planned.rule->part == Part::kWeight)
-      dense_modules_.push_back(module_name(planned));
+    if (planned.rule->input != Input::kNone && planned.rule->part == Part::kWeight)
+      (planned.dense ? dense_modules_ : quantized_modules_).push_back(module_name(planned));
   notes_ = fallback_notes(plan);
 }
 

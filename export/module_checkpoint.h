@@ -38,8 +38,8 @@ class ModuleCheckpoint : public ArtifactWriter {
 
  protected:
   // `row_axis`: of two-dimensional parts of the layout, the one along which the rows of the matrix lie.
-  ModuleCheckpoint(const ModelSource& source, const PackedFormat& layout, int row_axis)
-      : source_(source), layout_(layout), row_axis_(row_axis) {}
+  ModuleCheckpoint(const ModelSource& source, const ExportOptions& options, const PackedFormat& layout, int row_axis)
+      : source_(source), max_shard_bytes_(options.max_shard_bytes), layout_(layout), row_axis_(row_axis) {}
   // A run of rows as the layout is to hold it. Called by several threads.
   virtual QuantizedMatrix restated(QuantizedMatrix rows) { return rows; }
   // Told of each tensor that holds a part of a matrix.
@@ -50,16 +50,19 @@ class ModuleCheckpoint : public ArtifactWriter {
   const ModelSource& source() const { return source_; }
   const PackedFormat& layout() const { return layout_; }
   const std::filesystem::path& directory() const { return directory_; }
-  const std::vector<std::string>& dense_modules() const { return dense_modules_; }  // linear weights of layers
-  const std::vector<std::string>& notes() const { return notes_; }                  // fallback_notes
+  // Of the linear weights of layers.
+  const std::vector<std::string>& dense_modules() const { return dense_modules_; }
+  const std::vector<std::string>& quantized_modules() const { return quantized_modules_; }
+  const std::vector<std::string>& notes() const { return notes_; }  // fallback_notes
 
  private:
   const ModelSource& source_;
+  const uint64_t max_shard_bytes_;
   const PackedFormat& layout_;
   const int row_axis_;
   std::filesystem::path directory_;
   std::unique_ptr<SafetensorsWriter> weights_;
-  std::vector<std::string> dense_modules_, notes_;
+  std::vector<std::string> dense_modules_, quantized_modules_, notes_;
 };
 
 }  // namespace retort

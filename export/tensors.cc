@@ -134,6 +134,10 @@ void check_memory_limit(std::string_view operation, const ModelSource& source, u
        "Give --memory " + std::to_string(mebibytes) + "MiB");
 }
 
+std::unique_ptr<SafetensorsWriter> safetensors_writer(const std::filesystem::path& path, uint64_t max_shard_bytes) {
+  return std::make_unique<SafetensorsWriter>(path, max_shard_bytes == 0 ? kShardBytes : max_shard_bytes);
+}
+
 std::string_view torch_name(DType type) {
   return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
 }

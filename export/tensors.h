@@ -1,12 +1,15 @@
 // Dense tensors on their way from a model to an artifact.
 #pragma once
 
+#include <filesystem>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/checkpoint/model_source.h"
+#include "core/checkpoint/safetensors.h"
 #include "core/pack/packed_runs.h"
 #include "export/exporter.h"
 
@@ -43,6 +46,8 @@ struct PackedRuns {
 // As pack_runs, for a tensor of the model.
 void stream_packed(const ModelSource& source, const ModelTensor& tensor, const PackedRuns& runs, const PartSink& sink,
                    ThreadPool& threads);
+// The safetensors of an artifact in the directory `path`, in shards as asked.
+std::unique_ptr<SafetensorsWriter> safetensors_writer(const std::filesystem::path& path, uint64_t max_shard_bytes);
 // "bfloat16" and the like, as config.json has them.
 std::string_view torch_name(DType type);
 

@@ -1,4 +1,6 @@
 // GPTQ's words by their definition.
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "export/verify/safetensors_artifact.h"
@@ -31,6 +33,7 @@ class GptqArtifact : public HfArtifact {
     std::set<std::string> patterns;
     for (const std::string& module : modules(model, "qweight", false)) patterns.insert(pattern_of(module));
     append(lines, module_differences(exempt(), patterns, place + ": dynamic"));
+    append(lines, named_differences(model, place));
     return lines;
   }
 
@@ -71,6 +74,25 @@ class GptqArtifact : public HfArtifact {
     for (int64_t c = 1; c < columns; ++c)
       if (value_at<int32_t>(index.bytes(), c) < value_at<int32_t>(index.bytes(), c - 1)) return false;
     return true;
+  }
+
+  // What transformers takes for quantized: all modules, or those whose names end as the list has it. GPTQModel writes
+  // none, for it reads `dynamic`.
+  std::vector<std::string> named_differences(const ModelSource& model, const std::string& place) const {
+    constexpr const char* kKey = "modules_in_block_to_quantize";
+    std::vector<std::string> lines, named;
+    for (const Json& list : settings_.value(kKey, Json::array()))
+      for (const Json& name : list.is_array() ? list : Json::array())
+        if (name.is_string()) named.push_back(name);
+    if (named.empty() && !config().contains("retort")) return lines;
+    const auto is_named = [&](const std::string& module) {
+      return named.empty() || std::ranges::any_of(named, [&](const std::string& end) { return module.ends_with(end); });
+    };
+    for (const bool quantized : {true, false})
+      for (const std::string& module : modules(model, "qweight", quantized))
+        if (is_named(module) != quantized)
+          lines.push_back(place + ": " + kKey + ": " + module + (quantized ? " is missing" : " is dense"));
+    return lines;
   }
 
   std::set<std::string> exempt() const {

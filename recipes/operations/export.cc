@@ -50,7 +50,10 @@ constexpr std::array kParams{
               {},
               0,
               4},
-    ParamSpec{"max-shard-size", ParamType::kSize, {}, "gguf: PATH is a directory of files with at most so many bytes"},
+    ParamSpec{"max-shard-size",
+              ParamType::kSize,
+              {},
+              "files of weights with at most so many bytes; gguf: PATH is their directory"},
     ParamSpec{"modelfile", ParamType::kFlag, "false", "gguf: PATH is a directory, with a Modelfile for Ollama"},
     ParamSpec{"card", ParamType::kFlag, "false", "write README.md, the model card, into the directory PATH"},
     ParamSpec{"metrics", ParamType::kFile, {}, "card: the JSON that `eval` wrote for the model"},
@@ -101,13 +104,14 @@ std::vector<std::string> broken_templates(const ModelSource& source) {
 
 // Options of one format.
 constexpr std::pair<std::string_view, std::string_view> kOnlyFor[] = {
-    {"modelfile", "gguf"}, {"max-shard-size", "gguf"}, {"operators", "onnx"}, {"accuracy-level", "onnx"}};
+    {"modelfile", "gguf"}, {"operators", "onnx"}, {"accuracy-level", "onnx"}};
 
 std::string unheeded(const Params& params, std::string_view name) {
   const std::string asked = params.text("format");
   if (std::ranges::find(export_formats(), asked, &ExportFormat::name) == export_formats().end()) return {};
   for (const auto& [option, format] : kOnlyFor)
     if (option == name && asked != format) return "only --format " + std::string(format) + " has it";
+  if (name == "max-shard-size" && asked == "onnx") return "--format onnx has its weights in one file";
   if ((name == "fallback" || name == "accuracy-level") && params.has("type"))
     return "with --type nothing is written as integers";
   if (name == "fallback" && asked == "hf") return "--format hf writes nothing as integers";

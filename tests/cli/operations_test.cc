@@ -121,7 +121,7 @@ TEST_F(Program, RefusesOptionsOfAnotherFormat) {
   EXPECT_EQ(error_of("gguf", {"--operators", "contrib"}),
             "retort: [export] --operators: only --format onnx has it. Leave it out");
   EXPECT_THAT(error_of("gptq", {"--accuracy-level", "4"}), HasSubstr("only --format onnx has it"));
-  EXPECT_THAT(error_of("onnx", {"--max-shard-size", "1MiB"}), HasSubstr("only --format gguf has it"));
+  EXPECT_THAT(error_of("onnx", {"--max-shard-size", "1MiB"}), HasSubstr("--format onnx has its weights in one file"));
   EXPECT_THAT(error_of("hf", {"--modelfile"}), HasSubstr("only --format gguf has it"));
   EXPECT_EQ(error_of("hf", {"--fallback", "f16"}),
             "retort: [export] --fallback: --format hf writes nothing as integers. Leave it out");
@@ -182,7 +182,7 @@ TEST_F(Program, ReplacesWhatCommandsWroteAndNothingElse) {
   const std::vector<std::vector<std::string>> formats{{"gguf", "--modelfile", "--card"},
                                                       {"gguf", "--max-shard-size", "1MiB"},
                                                       {"onnx", "--card"},
-                                                      {"gptq"},
+                                                      {"gptq", "--max-shard-size", "1MiB"},
                                                       {"awq"},
                                                       {"compressed-tensors"},
                                                       {"mlx"},

@@ -66,12 +66,13 @@ class CompressedTensors(unittest.TestCase):
                                           dense[module + ".weight"].numpy())
         return len(modules)
 
-    def check_logits(self, model, directory, zero_points=False):
+    def check_logits(self, model, directory, zero_points=False, dtype=None):
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         self.assertEqual(tokenizer(common.HARD_TEXT)["input_ids"], common.tokenize(model, common.HARD_TEXT))
         ids = tokenizer(common.PROMPT)["input_ids"]
-        # Without a dtype of ours: the one in config.json must keep every number.
-        options = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if zero_points else {}
+        # Where we wrote config.json without a dtype of ours: the one there must keep every number.
+        options = {"dtype": dtype} if dtype else {}
+        options |= {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if zero_points else {}
         loaded = transformers.AutoModelForCausalLM.from_pretrained(directory, **options)
         with torch.no_grad():
             theirs = loaded(torch.tensor([ids])).logits[0].float().numpy()
@@ -90,14 +91,16 @@ class CompressedTensors(unittest.TestCase):
                 self.assertEqual(loaded.dtype, torch.float32)
 
     def test_generates_the_same_text(self):
-        model = common.quantized(common.TEACHER, self.dir / "text", "int4-g128-sym")
-        directory = common.exported(model, self.dir / "text-ct", "--format", "compressed-tensors")
-        loaded, ids = self.check_logits(model, directory)
-        new = loaded.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0].tolist()
-        for _ in range(24):
-            ids = ids + [int(common.logits(model, ids)[-1].argmax())]
-        self.assertEqual(new, ids[:len(new)])
-        self.assertGreater(len(new), 12)
+        for scheme in ("int4-g128-sym", "int4-g32-asym"):
+            with self.subTest(scheme=scheme):
+                model = common.quantized(common.TEACHER, self.dir / f"{scheme}-text", scheme)
+                directory = common.exported(model, self.dir / f"{scheme}-text-ct", "--format", "compressed-tensors")
+                loaded, ids = self.check_logits(model, directory, scheme.endswith("-asym"))
+                new = loaded.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0].tolist()
+                for _ in range(24):
+                    ids = ids + [int(common.logits(model, ids)[-1].argmax())]
+                self.assertEqual(new, ids[:len(new)])
+                self.assertGreater(len(new), 12)
 
     def test_portable_scales_are_those_of_a_bfloat16_model(self):
         """Nothing is lost in the type that loaders cast scales to: the directory says bfloat16 and has our numbers."""
@@ -127,6 +130,23 @@ class CompressedTensors(unittest.TestCase):
         self.assertIn("model.layers.1.self_attn.o_proj", config["ignore"])
         self.check_numbers(model, directory)
         self.check_logits(model, directory)
+
+    def test_shards(self):
+        model = common.quantized(common.TEACHER, self.dir / "whole", "int4-g64-sym")
+        options = ("--format", "compressed-tensors", "--max-shard-size", "1MiB")
+        directory = common.exported(model, self.dir / "shards", *options)
+        self.assertGreater(len(list(directory.glob("model-*.safetensors"))), 2)
+        self.check_logits(model, directory)
+
+    @unittest.skipUnless((common.DATA / "quantized").exists(), "the data set is not beside the checkout")
+    def test_what_llm_compressor_made(self):
+        """It gives the same logits there and here, and so does what we export of it."""
+        for name in ("llmcompressor-gptq", "llmcompressor-awq"):
+            with self.subTest(sample=name):
+                sample = common.DATA / "quantized" / name
+                again = common.exported(sample, self.dir / name, "--format", "compressed-tensors")
+                for directory in (sample, again):
+                    self.check_logits(sample, directory, name.endswith("awq"), torch.float32)
 
     def test_our_own_reading_of_it(self):
         """The artifact is a model like any other, and gives the artifact again."""

@@ -19,6 +19,7 @@ import test_gguf
 import test_gptq
 import test_mlx
 import test_onnx
+import through_gptqmodel
 from common import retort
 
 PAGE = common.ROOT / "docs/families.md"
@@ -132,20 +133,25 @@ def decoded(path, modules):
     return loaded
 
 
+def check_packed(family, path, modules):
+    """Its numbers exactly, and the program that is made for it, which rounds."""
+    family.check(family.int4, transformers_logits(decoded(path, modules), family.ids))
+    loaded = through_gptqmodel.load(path)
+    family.check(family.int4, transformers_logits(loaded, family.ids), through_gptqmodel.TOLERANCE)
+
+
 def gptq(family):
     path = family.export(family.int4, "gptq", "--format", "gptq")
     tensors, config = load_file(path / "model.safetensors"), json.loads((path / "quantize_config.json").read_text())
     names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-    loaded = decoded(path, {name: test_gptq.dequantized(tensors, name, config) for name in names})
-    family.check(family.int4, transformers_logits(loaded, family.ids))
+    check_packed(family, path, {name: test_gptq.dequantized(tensors, name, config) for name in names})
 
 
 def awq(family):
     path = family.export(family.int4, "awq", "--format", "awq")
     tensors = load_file(path / "model.safetensors")
     names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-    loaded = decoded(path, {name: test_awq.dequantized(tensors, name) for name in names})
-    family.check(family.int4, transformers_logits(loaded, family.ids))
+    check_packed(family, path, {name: test_awq.dequantized(tensors, name) for name in names})
 
 
 def compressed_tensors(family):
@@ -169,7 +175,7 @@ COLUMNS = (
     ("`hf`", "transformers", hf), ("`gguf`", "llama-cpp-python, and the gguf package", llama_cpp),
     ("`onnx`", "ONNX Runtime", onnx("contrib")),
     ("`onnx` of standard operators", "ONNX Runtime", onnx("standard")),
-    ("`gptq`", "a decoder of its words written from the layout, and transformers", gptq),
+    ("`gptq`", "transformers with GPTQModel, and a decoder written from the layout", gptq),
     ("`awq`", "likewise", awq), ("`compressed-tensors`", "transformers with compressed-tensors", compressed_tensors),
     ("`mlx`", "mlx-lm", mlx))
 
@@ -178,16 +184,19 @@ INTRODUCTION = """# Families and formats
 For each family, and for each thing in which models of one family differ, there is a small random model with the logits
 that transformers gives it (`tests/golden/families`). It is exported to every format, in float32 where the format has that
 and in 4 bits (`int4-g32-sym`), and the program named below loads the artifact. **yes**: its logits are the model's own,
-to 1e-5 of the largest (those of the `Q4_0` file in llama.cpp more loosely, see below); a number stands for the reason for
-which `export` refuses the model before anything is written. **to the window**: the same, up to the number of tokens after
-which the model's sliding window begins to move; there the artifact's context ends, as `export` and `verify` note.
+to 1e-5 of the largest (in llama.cpp with `Q4_0`, and in GPTQModel, more loosely, see below); a number stands for the
+reason for which `export` refuses the model before anything is written. **to the window**: the same, up to the number of
+tokens after which the model's sliding window begins to move; there the artifact's context ends, as `export` and `verify`
+note.
 This page is written by `tests/clients/test_families.py --write`; a test fails when it is out of date.
 
 """
 NOTES = f"""
 llama.cpp rounds activations to 8 bits beside 4-bit weights, which the large random weights of these models carry far: there
 the float32 file of the 4-bit model gives those logits, the `Q4_0` file has the same numbers, and its own logits are compared
-to {test_gguf.RANDOM_TOLERANCE} of the largest. llama.cpp and mlx-lm know no window in these families: what is written for them
+to {test_gguf.RANDOM_TOLERANCE} of the largest. GPTQModel's kernel for CPUs rounds too: the numbers in the words of `gptq` and
+`awq`, read by a decoder written from the layout alone, give the logits to 1e-5, and those of transformers through GPTQModel
+are compared to {through_gptqmodel.TOLERANCE} of the largest. llama.cpp and mlx-lm know no window in these families: what is written for them
 has a context that ends with the window, and is compared up to there. A model with `longrope` has other frequencies for
 sequences beyond its original context: transformers and the `onnx` file choose by the sequence, llama.cpp by the size of the
 context that it is given. llama-cpp-python gives llama.cpp bounds of `yarn` of its own unless it is called with

@@ -81,6 +81,12 @@ class Teacher(Case):
         config = self.check(common.exported(model, self.dir / "mixed.mlx", "--format", "mlx"), model)
         self.assertEqual(config["quantization"]["model.layers.3.mlp.down_proj"], {"bits": 8, "group_size": 32})
 
+    def test_shards(self):
+        model = common.quantized(common.TEACHER, self.dir / "whole", "int4-g64-sym")
+        directory = common.exported(model, self.dir / "shards", "--format", "mlx", "--max-shard-size", "1MiB")
+        self.assertGreater(len(list(directory.glob("model-*.safetensors"))), 2)
+        self.check(directory, model)
+
     def numbers_lost_in_bfloat16(self, name, scheme, *options):
         """Names of the scales and biases that a cast of the model changes."""
         model = common.quantized(common.TEACHER, self.dir / name, scheme, *options)

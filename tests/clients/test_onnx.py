@@ -255,6 +255,26 @@ class Teacher(Case):
         retort("verify", directory, "--against", model, code=1)
 
 
+class BeyondTwoGiB(Case):
+    def test_logits(self):
+        """The data of all matrices lies behind an embedding of more bytes than a file of ONNX itself may have."""
+        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 280000, "hidden_size": 2048,
+                  "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 16, "num_key_value_heads": 1,
+                  "head_dim": 32, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+        path = self.dir / "large.json"
+        path.write_text(json.dumps(config))
+        retort("init", "--config", path, "--tokenizer", common.TEACHER, "--output", self.dir / "large", "--type", "f32")
+        kept = ("--keep", "model.embed_tokens.weight=f32")
+        model = common.quantized(self.dir / "large", self.dir / "int4", "int4-g32-sym", *kept)
+        directory = self.dir / "onnx"
+        retort("export", model, "--format", "onnx", "--output", directory)
+        graph = onnx.load(directory / "model.onnx", load_external_data=False).graph
+        offsets = [int(entry.value) for stored in graph.initializer for entry in stored.external_data if entry.key == "offset"]
+        self.assertGreater(sum(offset > 2 << 30 for offset in offsets), 7)
+        ids = [5, 279999, 7, 123456, 9, 100]
+        self.close(Decoder(directory).steps(ids, 4), common.logits(model, ids))
+
+
 class Families(Case):
     """Every family against the logits of transformers in tests/golden."""
 

@@ -128,6 +128,31 @@ TEST(Settings, HaveNoOrder) {
   EXPECT_THAT(verify_artifact(path, *source, g_context).differences, ::testing::IsEmpty());
 }
 
+// transformers takes the matrices for quantized that a list of GPTQ names, and all where there is none.
+TEST(Settings, NameWhatIsQuantizedBesideDenseMatrices) {
+  TempDir dir;
+  TinyModel shape;
+  shape.ffn_size = 144;  // no whole groups of 32: down_proj is dense
+  const auto source = testing::quantized_model(dir.path(), shape, "int4-g32-sym");
+  const fs::path path = exported(dir.path() / "gptq", *source, "gptq");
+  const char* key = "/modules_in_block_to_quantize";
+  const Json lists = read_json_file(path / "quantize_config.json")[Json::json_pointer(key)];
+  ASSERT_EQ(lists.size(), 1u);
+  EXPECT_EQ(lists[0].size(), static_cast<size_t>(6 * source->config().layers));
+  ASSERT_TRUE(verify_artifact(path, *source, g_context).equal());
+  const auto differences = [&](const Json& value) {
+    edit(path / "config.json", {"gptq", "", "/quantization_config/modules_in_block_to_quantize", value, ""});
+    edit(path / "quantize_config.json", {"gptq", "", key, value, ""});
+    return verify_artifact(path, *source, g_context).differences;
+  };
+  const std::vector<const char*> ends{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"};
+  EXPECT_THAT(differences(Json::array({ends})), ::testing::IsEmpty());  // as others write it
+  EXPECT_THAT(differences(Json::array({Json::array({"up_proj", "down_proj"})})),
+              ::testing::IsSupersetOf({HasSubstr("model.layers.0.mlp.down_proj is dense"),
+                                       HasSubstr("model.layers.1.self_attn.q_proj is missing")}));
+  EXPECT_THAT(differences({}), ::testing::Contains(HasSubstr("model.layers.0.mlp.down_proj is dense")));
+}
+
 // Two files that agree may both be wrong.
 TEST(Settings, AgreeWithTheTensors) {
   TempDir dir;
