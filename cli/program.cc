@@ -73,7 +73,8 @@ std::string output_path(const CommandLine& line) {
 
 // What is overwritten goes as a whole: never what the command reads, or a directory around that.
 void refuse_own_input(const CommandLine& line, const std::filesystem::path& output) {
-  const std::filesystem::path target = std::filesystem::weakly_canonical(output);
+  // Without the '/' at its end: what lies there now may be a file.
+  const fs::path target = fs::weakly_canonical(output.has_filename() ? output : output.parent_path());
   for (const ParamSpec& spec : line.operation->params) {
     if (spec.type != ParamType::kModel && spec.type != ParamType::kFile) continue;
     const std::filesystem::path given = line.params.has(spec.name) ? line.params.path(spec.name) : "";
@@ -86,18 +87,31 @@ void refuse_own_input(const CommandLine& line, const std::filesystem::path& outp
   }
 }
 
+// A GGUF model lies in a directory where an option or the '/' at the end of the path asks for that.
+StagedOutput::Kind kind_of(const CommandLine& line, const std::string& path) {
+  using Kind = StagedOutput::Kind;
+  const Operation& operation = *line.operation;
+  if (operation.output == OutputKind::kNone) return Kind::kFile;
+  const bool by_format = operation.output == OutputKind::kByFormat;
+  if (by_format && path.ends_with('/')) return Kind::kDirectory;
+  const std::string option(by_format ? option_of_directory(line.params) : "");
+  if (!option.empty() && path.ends_with(".gguf"))
+    fail_usage(operation.name, "--output", "with --" + option + " it is a directory, and " + path + " names a file",
+               "Give a directory, such as " + fs::path(path).replace_extension().string());
+  return writes_directory(operation, line.params) ? Kind::kDirectory : Kind::kFile;
+}
+
 // Runs the command and puts its output in place.
 OperationResult execute(const CommandLine& line, Context& context) {
   const Operation& operation = *line.operation;
   const std::string path = output_path(line);
   if (path.empty() || operation.output == OutputKind::kWorkspace) return operation.run(line.params, path, context);
+  const StagedOutput::Kind kind = kind_of(line, path);
   if (line.shared.flag("overwrite")) {
     refuse_own_input(line, path);
     require_replaceable(path);
   }
-  const bool directory = operation.output != OutputKind::kNone && writes_directory(operation, line.params);
-  StagedOutput output(path, directory ? StagedOutput::Kind::kDirectory : StagedOutput::Kind::kFile,
-                      line.shared.flag("overwrite"), operation.resumable);
+  StagedOutput output(path, kind, line.shared.flag("overwrite"), operation.resumable);
   OperationResult result;
   if (operation.output == OutputKind::kNone) {
     result = operation.run(line.params, {}, context);

@@ -210,14 +210,18 @@ bool is_device(std::string_view text) {
   return text == "cpu" || text == "cuda" || numbered;
 }
 
-bool writes_directory(const Operation& operation, const Params& params) {
-  if (operation.output != OutputKind::kByFormat) return operation.output == OutputKind::kDirectory;
-  if (params.text("format") != "gguf") return true;
-  const auto given = [&](const char* name) {
+std::string_view option_of_directory(const Params& params) {
+  constexpr std::string_view kOptions[] = {"max-shard-size", "modelfile", "card"};
+  const auto* given = std::ranges::find_if(kOptions, [&](std::string_view name) {
     const auto value = params.json().find(name);
     return value != params.json().end() && !value->is_null() && *value != false;
-  };
-  return given("max-shard-size") || given("modelfile") || given("card");
+  });
+  return given == std::end(kOptions) || params.text("format") != "gguf" ? std::string_view() : *given;
+}
+
+bool writes_directory(const Operation& operation, const Params& params) {
+  if (operation.output != OutputKind::kByFormat) return operation.output == OutputKind::kDirectory;
+  return params.text("format") != "gguf" || !option_of_directory(params).empty();
 }
 
 const Operation* find_operation(std::span<const Operation> table, std::string_view name) {

@@ -95,7 +95,7 @@ struct Operation {
   OperationResult (*run)(const Params& params, const std::filesystem::path& output, Context& context);
   // Why a parameter has no say beside the others, as a sentence; empty: it has. One that was given then is refused.
   std::string (*unheeded)(const Params& params, std::string_view name) = nullptr;
-  bool on_device = false;  // it computes where --device says; the others only on the CPU
+  bool on_device = false;                               // it computes where --device says; the others only on the CPU
   bool (*needs_torch)(const Params& params) = nullptr;  // it computes with LibTorch; nullptr: it never does
 };
 
@@ -105,6 +105,8 @@ Params check_params(const Operation& operation, const Json& values, std::string_
 
 bool is_device(std::string_view text);  // "cpu", "cuda" or "cuda:N"
 
+// Of kByFormat: the option that asks for files beside a GGUF model or for several, and so for a directory; empty: none.
+std::string_view option_of_directory(const Params& params);
 // Whether the output is a directory; called for kFile, kDirectory and kByFormat.
 bool writes_directory(const Operation& operation, const Params& params);
 

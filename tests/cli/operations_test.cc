@@ -176,6 +176,39 @@ TEST_F(Program, ReadsTheMetricsOfACardFirst) {
   EXPECT_THAT(result.last_error_line(), HasSubstr("metrics.json: it is not a JSON object of `retort eval`"));
 }
 
+// A path that ends in '/' is a directory, and a name in .gguf is none.
+TEST_F(Program, WritesAGgufModelIntoADirectoryThatIsAskedFor) {
+  const auto exported = [&](std::vector<std::string> options) {
+    std::vector<std::string> arguments{"export", teacher_, "--format", "gguf", "--type", "f16", "--output"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return retort(arguments);
+  };
+  for (const char* path : {"plain/", "named.gguf/"}) {
+    ASSERT_EQ(exported({path}).code, 0);
+    ASSERT_TRUE(fs::is_directory(directory_ / path)) << path;
+    const fs::path file = fs::directory_iterator(directory_ / path)->path();
+    EXPECT_THAT(file.filename().string(), ::testing::EndsWith("-F16.gguf"));
+    EXPECT_EQ(retort({"verify", path, "--against", teacher_}).code, 0);
+  }
+  for (const std::vector<std::string>& option :
+       {std::vector<std::string>{"--card"}, {"--modelfile"}, {"--max-shard-size", "1MiB"}}) {
+    std::vector<std::string> options{"refused.gguf", "--overwrite"};
+    options.insert(options.end(), option.begin(), option.end());
+    const Finished result = exported(options);
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_EQ(result.last_error_line(), "retort: [export] --output: with " + option.front() +
+                                            " it is a directory, and refused.gguf names a file. "
+                                            "Give a directory, such as refused");
+    EXPECT_FALSE(fs::exists(directory_ / "refused.gguf"));
+  }
+  ASSERT_EQ(exported({"model.gguf"}).code, 0);
+  const Finished own = retort({"export", "model.gguf", "--format", "gguf", "--output", "model.gguf/", "--overwrite"});
+  EXPECT_EQ(own.code, 2);
+  EXPECT_THAT(own.last_error_line(), HasSubstr("model.gguf/ would take the place of model.gguf, which is read"));
+  EXPECT_EQ(exported({"carded.gguf/", "--card"}).code, 0);
+  EXPECT_TRUE(fs::exists(directory_ / "carded.gguf/README.md"));
+}
+
 // Every kind of output takes the place of every other, and nothing else goes with them.
 TEST_F(Program, ReplacesWhatCommandsWroteAndNothingElse) {
   ASSERT_EQ(retort({"quantize", teacher_, "--scheme", "int4", "--method", "rtn", "-o", "int4"}).code, 0);
