@@ -18,7 +18,7 @@ struct ConfigGroup {
 };
 
 // Keys that every version of the library knows: it refuses others.
-Json weights_json(const Scheme& scheme) {
+Json weights_json(const Scheme& scheme, const Json& order) {
   const bool grouped = scheme.granularity == Granularity::kGroup;
   return {{"num_bits", scheme.bits},
           {"type", "int"},
@@ -26,7 +26,7 @@ Json weights_json(const Scheme& scheme) {
           {"strategy", grouped ? "group" : "channel"},
           {"group_size", grouped ? Json(scheme.group) : Json(nullptr)},
           {"dynamic", false},
-          {"actorder", nullptr},
+          {"actorder", order},
           {"block_structure", nullptr},
           {"observer", "minmax"},
           {"observer_kwargs", Json::object()}};
@@ -61,7 +61,9 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
   void describe(Json& config) override {
     config.erase("torch_dtype");
     config["dtype"] = torch_name(*type_);
-    config["quantization_config"] = settings();
+    // A statement only: in either order of solving, groups are runs of neighbouring columns.
+    const bool by_activation = json_value<std::string>(config["retort"], "group_order", "", "retort") == "activation";
+    config["quantization_config"] = settings(by_activation ? Json("static") : Json());
   }
 
  private:
@@ -73,7 +75,7 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
     return found == groups_.end() ? groups_.emplace_back(ConfigGroup{scheme, {}}).modules : found->modules;
   }
 
-  Json settings() const {
+  Json settings(const Json& order) const {
     Json groups = Json::object();
     for (const ConfigGroup& group : groups_)
       groups["group_" + std::to_string(groups.size())] = {
@@ -81,7 +83,7 @@ class CompressedTensorsExporter : public ModuleCheckpoint {
           {"format", "pack-quantized"},
           {"input_activations", nullptr},
           {"output_activations", nullptr},
-          {"weights", weights_json(group.scheme)}};
+          {"weights", weights_json(group.scheme, order)}};
     Json ignored = dense_modules();
     ignored.push_back("lm_head");
     return {{"quant_method", "compressed-tensors"},

@@ -29,6 +29,23 @@ std::string calibration_of(const Json& report) {
   return tokens > 0 ? windows + " of " + std::to_string(tokens) + " tokens" : windows;
 }
 
+// llm-compressor says it of each group of modules, and has two words for the same.
+bool is_solved_by_activation(const Json& config) {
+  const Json groups = config.value(Json::json_pointer("/quantization_config/config_groups"), Json::object());
+  return !groups.empty() && std::ranges::all_of(groups, [](const Json& group) {
+    const Json order = group.is_object() ? group.value(Json::json_pointer("/weights/actorder"), Json()) : Json();
+    return order == "static" || order == "weight";
+  });
+}
+
+// Of the report that says which method it was, of what an artifact carries, or of the settings of another program.
+std::string group_order_of(const Json& report, const Json& carried, const Json& config) {
+  if (!report.is_null())
+    return text_at(report, "method").ends_with("gptq") ? text_at(report.value("options", Json()), "group_order") : "";
+  const std::string order = text_at(carried, "group_order");
+  return order.empty() && is_solved_by_activation(config) ? "activation" : order;
+}
+
 // Letters, digits, and after the first also '.', '_' and '-'.
 bool is_repository_part(std::string_view text) {
   const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
@@ -54,6 +71,7 @@ std::vector<std::pair<std::string, std::string>> Provenance::entries() const {
   std::vector<std::pair<std::string, std::string>> all{{"scheme", scheme},
                                                        {"method", method},
                                                        {"scale_type", scale_type},
+                                                       {"group_order", group_order},
                                                        {"calibration", calibration},
                                                        {"tokenizer_digest", tokenizer_digest},
                                                        {"template_digest", template_digest}};
@@ -70,6 +88,7 @@ Provenance provenance_of(const ModelSource& source) {
   provenance.scheme = text_at(said, "scheme");
   provenance.method = text_at(said, "method");
   provenance.scale_type = text_at(said, "scale_type");
+  provenance.group_order = group_order_of(provenance.report, carried, source.config().json);
   provenance.calibration = provenance.report.is_null() ? text_at(said, "calibration") : calibration_of(said);
   provenance.tokenizer_digest = tokenizer_digest(source);
   if (const std::string chat = source.chat_template(); !chat.empty()) provenance.template_digest = digest_of(chat);

@@ -13,6 +13,7 @@ namespace retort {
 struct Provenance {
   std::string scheme, method, calibration;  // from the report that `quantize` left; calibration: how much text
   std::string scale_type;                   // likewise; empty: f16
+  std::string group_order;                  // in which gptq solved the columns: "none" or "activation"; empty: not told
   std::string tokenizer_digest;             // of the ids of the text that verify compares, of the ids of special
                                             // tokens and of the rules for BOS and EOS; empty: no tokenizer
   std::string template_digest;              // of the chat template; empty: none

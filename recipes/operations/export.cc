@@ -170,7 +170,7 @@ OperationResult run_export(const Params& params, const fs::path& output, Context
 
 const Operation kExportOperation{
     .name = "export",
-    .version = 4,
+    .version = 5,
     .summary = "write what other programs load: gguf, onnx, gptq, awq, compressed-tensors, mlx, hf",
     .params = kParams,
     .output = OutputKind::kByFormat,

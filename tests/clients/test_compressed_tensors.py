@@ -145,6 +145,9 @@ class CompressedTensors(unittest.TestCase):
             with self.subTest(sample=name):
                 sample = common.DATA / "quantized" / name
                 again = common.exported(sample, self.dir / name, "--format", "compressed-tensors")
+                orders = [json.loads((directory / "config.json").read_text())["quantization_config"]["config_groups"]
+                          ["group_0"]["weights"]["actorder"] for directory in (sample, again)]
+                self.assertEqual(orders, ["static" if name.endswith("gptq") else None] * 2)
                 for directory in (sample, again):
                     self.check_logits(sample, directory, name.endswith("awq"), torch.float32)
 

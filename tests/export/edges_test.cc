@@ -269,6 +269,45 @@ TEST_F(Edges, ReadAReportWhoseLengthIsNoNumber) {
   EXPECT_EQ(calibration("long"), "8 windows");
 }
 
+// As llm-compressor says it, and however the model came here.
+TEST_F(Edges, SayInWhichOrderTheColumnsWereSolved) {
+  const auto source = quantized_model(place("model"), shape_, "int4-g32-sym");
+  const auto exported = [&](const std::string& name, const ModelSource& model, const char* format) {
+    export_to(name, model, {.format = format, .type = {}});
+    return open_model(place(name));
+  };
+  const auto order_in = [&](const std::string& name) {
+    return read_json_file(
+        place(name + "/config.json"))["quantization_config"]["config_groups"]["group_0"]["weights"]["actorder"];
+  };
+  const char* kFormat = "compressed-tensors";
+  for (const auto& [method, order, expected] :
+       std::vector<std::tuple<const char*, const char*, Json>>{{"gptq", "activation", "static"},
+                                                               {"awq+gptq", "activation", "static"},
+                                                               {"gptq", "none", nullptr},
+                                                               {"awq", "activation", nullptr}}) {
+    const std::string name = std::string(method) + "-" + order;
+    const Json report{{"method", method}, {"options", {{"group_order", order}}}};
+    write_text_file(source->path() / "retort.json", report.dump());
+    const auto first = exported(name, *source, kFormat);
+    EXPECT_EQ(order_in(name), expected) << name;
+    exported(name + "-again", *first, kFormat);
+    EXPECT_EQ(order_in(name + "-again"), expected) << name;
+    exported(name + "-from-gptq", *exported(name + "-gptq", *source, "gptq"), kFormat);
+    EXPECT_EQ(order_in(name + "-from-gptq"), expected) << name;
+  }
+  for (const auto& [said, expected] : std::vector<std::pair<Json, Json>>{
+           {"static", "static"}, {"weight", "static"}, {nullptr, nullptr}, {"unknown", nullptr}}) {
+    Json config = read_json_file(place("gptq-activation/config.json"));
+    config.erase("retort");
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["actorder"] = said;
+    write_text_file(place("gptq-activation/config.json"), config.dump());
+    const std::string name = "of-other-programs-" + said.dump();
+    exported(name, *open_model(place("gptq-activation")), kFormat);
+    EXPECT_EQ(order_in(name), expected) << said;
+  }
+}
+
 // llama.cpp's numbers: Q3_K_M has q4_k, and q5_k in some layers; Q3_K_L has q5_k alone.
 TEST_F(Edges, NumberTheMixesOfQ3K) {
   const auto down = in_scheme("down_proj", "q5_k"), output = in_scheme("o_proj", "q4_k");
