@@ -34,6 +34,11 @@ def retort(*arguments, code=0):
     return json.loads(done.stdout) if done.stdout else done.stderr
 
 
+def with_torch():
+    """Whether the program has beside it the other one, which computes with LibTorch."""
+    return pathlib.Path(os.environ["RETORT_PROGRAM"]).with_name("retort-torch").exists()
+
+
 def workspace(test_case):
     """A fresh directory that goes when the test case has run."""
     path = tempfile.mkdtemp(prefix="retort-clients-")

@@ -220,6 +220,16 @@ class Teacher(unittest.TestCase):
             stops = [id for id in texts if llama_cpp.llama_vocab_is_eog(vocab, id)]
             self.assertEqual(sorted(stops), sorted({*ends, *others} - set(unsaid)))
 
+    @unittest.skipUnless(common.with_torch(), "this build has no LibTorch, with which models are calibrated")
+    def test_what_a_calibrated_model_says_of_itself(self):
+        model = self.dir / "calibrated"
+        retort("quantize", common.TEACHER, "--output", model, "--scheme", "q4_0", "--method", "gptq", "--calibration",
+               common.HELDOUT, "--samples", 4, "--sequence-length", 64)
+        fields = gguf.GGUFReader(common.exported(model, self.dir / "calibrated.gguf", "--format", "gguf")).fields
+        said = {name: fields[f"retort.{name}"].contents() for name in ("scheme", "method", "calibration", "group_order")}
+        self.assertEqual(said, {"scheme": "q4_0", "method": "gptq", "calibration": "4 windows of 64 tokens",
+                                "group_order": "activation"})
+
     def test_a_damaged_file_is_found(self):
         model, path = self.export("damaged", "q4_0")
         tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.3.attn_k.weight")
