@@ -16,25 +16,26 @@
 namespace retort {
 
 struct Join {
-  std::string_view hf_name;     // of the stored matrix; "{}" stands for the layer index
-  std::span<const Role> parts;  // in the order of their rows
+  std::string_view hf_name, gguf_name;  // of the stored matrix; "{}" stands for the layer index
+  std::span<const Role> parts;          // in the order of their rows
 };
 
 struct JoinedFamily {
-  std::string_view model_type, read_as;
+  std::string_view model_type, gguf_architecture, read_as;
   void (*restate)(Json& config);  // keys that the other family has not, or takes otherwise where they are absent
   std::span<const Join> joins;
 };
 
 std::span<const JoinedFamily> joined_families();
-const JoinedFamily* find_joined_family(std::string_view model_type);  // nullptr: not known
+const JoinedFamily* find_joined_family(std::string_view model_type);                 // nullptr: not known
+const JoinedFamily* find_joined_family_by_gguf(std::string_view gguf_architecture);  // likewise
 
 // The configuration of the family that it is read as.
 Json restated_config(const Json& config, const JoinedFamily& family);
 
 // Where a checkpoint of config.stored_as has the rows of a weight; none: under its own name.
 struct JoinedRows {
-  std::string name;
+  const Join* join;
   int64_t first = 0, rows = 0;  // `rows`: of the whole matrix
 };
 std::optional<JoinedRows> joined_rows(const ModelConfig& config, const ExpectedTensor& tensor);

@@ -144,7 +144,7 @@ void DirectorySource::check_shape(const StoredTensor& stored, const std::vector<
 
 StoredTensor DirectorySource::stored_of(const ExpectedTensor& expected) {
   const auto joined = joined_rows(config_, expected);
-  const std::string& name = joined ? joined->name : expected.name;
+  const std::string name = joined ? filled_name(joined->join->hf_name, expected.layer) : expected.name;
   const StoredTensor* stored = shards_.find(name);
   if (stored == nullptr) fail("checkpoint", path_.string(), "the tensor '" + name + "' is missing");
   std::vector<int64_t> shape = expected.shape;

@@ -71,9 +71,10 @@ TEST(Family, JoinedRowsFollowEachOther) {
   std::map<std::string, int64_t> rows;
   for (const ExpectedTensor& tensor : expected_tensors(config))
     if (const auto joined = joined_rows(config, tensor)) {
-      EXPECT_EQ(joined->first, next[joined->name]) << tensor.name;
-      next[joined->name] += tensor.shape.front();
-      rows[joined->name] = joined->rows;
+      const std::string name = filled_name(joined->join->hf_name, tensor.layer);
+      EXPECT_EQ(joined->first, next[name]) << tensor.name;
+      next[name] += tensor.shape.front();
+      rows[name] = joined->rows;
     }
   EXPECT_EQ(next, rows);
   EXPECT_EQ(rows.size(), 6u);
