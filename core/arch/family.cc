@@ -8,12 +8,6 @@
 namespace retort {
 namespace {
 
-std::string fill(std::string_view pattern, int64_t layer) {
-  const size_t hole = pattern.find("{}");
-  if (hole == std::string_view::npos) return std::string(pattern);
-  return std::string(pattern.substr(0, hole)) + std::to_string(layer) + std::string(pattern.substr(hole + 2));
-}
-
 // The number at the "{}" of `pattern` in `name`; -1 where the pattern has none; nullopt where it does not match.
 std::optional<int64_t> match(std::string_view pattern, std::string_view name) {
   const size_t hole = pattern.find("{}");
@@ -65,8 +59,14 @@ int64_t size_of(Dim dim, const ModelConfig& config) {
   return 0;
 }
 
-std::string hf_name(const TensorRule& rule, int64_t layer) { return fill(rule.hf_name, layer); }
-std::string gguf_name(const TensorRule& rule, int64_t layer) { return fill(rule.gguf_name, layer); }
+std::string filled_name(std::string_view pattern, int64_t layer) {
+  const size_t hole = pattern.find("{}");
+  if (hole == std::string_view::npos) return std::string(pattern);
+  return std::string(pattern.substr(0, hole)) + std::to_string(layer) + std::string(pattern.substr(hole + 2));
+}
+
+std::string hf_name(const TensorRule& rule, int64_t layer) { return filled_name(rule.hf_name, layer); }
+std::string gguf_name(const TensorRule& rule, int64_t layer) { return filled_name(rule.gguf_name, layer); }
 
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config) {
   const auto rules = config.family->tensors;

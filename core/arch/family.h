@@ -1,5 +1,6 @@
 // A model family is a row of data. Loader, quantizer, pruner, exporter and runtime read the same table.
-// To add a family: one row in families.cc, and a golden model in tests/oracles/make_families.py.
+// To add a family: one row in families.cc, and a golden model in tests/oracles/make_families.py. One that only stores
+// its matrices otherwise than another is a row in joined_families.cc.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +53,7 @@ const Family* find_family_by_gguf(std::string_view gguf_architecture);     // th
 
 bool is_per_layer(Role role);
 int64_t size_of(Dim dim, const ModelConfig& config);
+std::string filled_name(std::string_view pattern, int64_t layer);  // with the layer in the place of "{}"
 std::string hf_name(const TensorRule& rule, int64_t layer);
 std::string gguf_name(const TensorRule& rule, int64_t layer);
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/arch/family.h"
+#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/base/text.h"
 
@@ -17,7 +17,9 @@ const Family& require_family(const Json& json, std::string_view label) {
   const auto type = json_required<std::string>(json, "model_type", label);
   if (const Family* family = find_family(type)) return *family;
   std::string known;
-  for (const Family& family : families()) known.append(known.empty() ? "" : ", ").append(family.model_type);
+  for (const Family& family : families()) known.append(family.model_type).append(", ");
+  for (const JoinedFamily& family : joined_families()) known.append(family.model_type).append(", ");
+  known.resize(known.size() - 2);
   fail("config", label, "the model_type '" + type + "' is not supported", "Supported are " + known);
 }
 
@@ -107,10 +109,7 @@ DType read_dtype(const Json& json, std::string_view label) {
   fail("config", label, "the dtype '" + name + "' is not supported", "Supported are float32, float16 and bfloat16");
 }
 
-}  // namespace
-
-ModelConfig parse_config(const Json& json, std::string_view label) {
-  if (!json.is_object()) fail("config", label, "not a JSON object");
+ModelConfig parse_as_family(const Json& json, std::string_view label) {
   ModelConfig c;
   c.json = json;
   c.family = &require_family(json, label);
@@ -125,6 +124,16 @@ ModelConfig parse_config(const Json& json, std::string_view label) {
   read_windows(json, c, label);
   read_token_ids(json, c, label);
   c.dtype = read_dtype(json, label);
+  return c;
+}
+
+}  // namespace
+
+ModelConfig parse_config(const Json& json, std::string_view label) {
+  if (!json.is_object()) fail("config", label, "not a JSON object");
+  const JoinedFamily* joined = find_joined_family(json_required<std::string>(json, "model_type", label));
+  ModelConfig c = parse_as_family(joined == nullptr ? json : restated_config(json, *joined), label);
+  c.stored_as = joined;
   return c;
 }
 

@@ -15,9 +15,11 @@
 namespace retort {
 
 struct Family;
+struct JoinedFamily;
 
 struct ModelConfig {
-  const Family* family = nullptr;  // never null after parse_config
+  const Family* family = nullptr;           // never null after parse_config
+  const JoinedFamily* stored_as = nullptr;  // joined_family.h: what the checkpoint is, where it is read as `family`
   int64_t vocab_size = 0, hidden_size = 0, ffn_size = 0, layers = 0;
   int64_t heads = 0, kv_heads = 0, head_dim = 0, context_length = 0;
   double norm_eps = 1e-6;
@@ -28,7 +30,7 @@ struct ModelConfig {
   std::optional<int64_t> bos_id;
   std::vector<int64_t> eos_ids;
   DType dtype = DType::kBF16;  // the type the checkpoint says its weights have
-  Json json;                   // config.json as read: what a rewritten checkpoint starts from
+  Json json;                   // config.json as read, in the keys of `family`: what a rewritten checkpoint starts from
 
   int64_t query_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }

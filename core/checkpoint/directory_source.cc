@@ -1,9 +1,11 @@
 // Hugging Face directories: dense tensors as they are, quantized matrices in several parts (stored_weights.h).
 #include <algorithm>
+#include <deque>
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/checkpoint/shard_set.h"
 #include "core/checkpoint/sources.h"
@@ -47,6 +49,10 @@ class DirectorySource final : public ModelSource {
         quantization_(config_, config_label_),
         shards_(path) {
     side_files_ = read_side_files(path);
+    if (config_.stored_as != nullptr && quantization_.present())
+      fail("checkpoint", config_label_,
+           "quantized models of the model_type '" + std::string(config_.stored_as->model_type) + "' are not read",
+           "Give the model that this one was made from");
     read_eos_ids(side_file("generation_config.json"), config_, (path / "generation_config.json").string());
     for (const ExpectedTensor& expected : expected_tensors(config_)) add(expected);
     list_extras();
@@ -71,6 +77,8 @@ class DirectorySource final : public ModelSource {
   Json read_config() const;
   void add(const ExpectedTensor& expected);
   void add_dense(const ExpectedTensor& expected);
+  StoredTensor stored_of(const ExpectedTensor& expected);
+  void check_shape(const StoredTensor& stored, const std::vector<int64_t>& shape) const;
   void add_quantized(const ExpectedTensor& expected, Entry entry);
   Entry parts_of(const ExpectedTensor& expected) const;
   void add_problem(std::string problem);
@@ -87,6 +95,7 @@ class DirectorySource final : public ModelSource {
   ModelConfig config_;
   StoredQuantization quantization_;
   ShardSet shards_;
+  std::deque<TensorInfo> joined_;  // what entries point to: rows of matrices that are stored as one
   std::vector<ModelTensor> tensors_;
   std::unordered_map<std::string, Entry> entries_;
   std::unordered_set<std::string> used_;  // stored tensors that belong to the model
@@ -126,21 +135,40 @@ void DirectorySource::add(const ExpectedTensor& expected) {
   add_quantized(expected, std::move(entry));
 }
 
+void DirectorySource::check_shape(const StoredTensor& stored, const std::vector<int64_t>& shape) const {
+  if (stored.info->shape != shape)
+    fail("checkpoint", stored.file->file().path().string(),
+         "the tensor '" + stored.info->name + "' has the shape " + text_of(stored.info->shape) +
+             "; config.json asks for " + text_of(shape));
+}
+
+StoredTensor DirectorySource::stored_of(const ExpectedTensor& expected) {
+  const auto joined = joined_rows(config_, expected);
+  const std::string name = joined ? filled_name(joined->join->hf_name, expected.layer) : expected.name;
+  const StoredTensor* stored = shards_.find(name);
+  if (stored == nullptr) fail("checkpoint", path_.string(), "the tensor '" + name + "' is missing");
+  std::vector<int64_t> shape = expected.shape;
+  if (joined) shape.front() = joined->rows;
+  check_shape(*stored, shape);
+  used_.insert(name);
+  if (!joined) return *stored;
+  TensorInfo& rows = joined_.emplace_back(*stored->info);
+  rows.shape = expected.shape;
+  rows.bytes =
+      stored->info->bytes / static_cast<uint64_t>(joined->rows) * static_cast<uint64_t>(expected.shape.front());
+  rows.offset += stored->info->bytes / static_cast<uint64_t>(joined->rows) * static_cast<uint64_t>(joined->first);
+  return {stored->file, &rows};
+}
+
 void DirectorySource::add_dense(const ExpectedTensor& expected) {
-  const StoredTensor* stored = shards_.find(expected.name);
-  if (stored == nullptr) missing(expected);
-  if (stored->info->shape != expected.shape)
-    fail("checkpoint", stored->file->file().path().string(),
-         "the tensor '" + expected.name + "' has the shape " + text_of(stored->info->shape) +
-             "; config.json asks for " + text_of(expected.shape));
-  const DType stored_type = stored->info->dtype, type = dense_type(stored_type);
+  const StoredTensor stored = stored_of(expected);
+  const DType stored_type = stored.info->dtype, type = dense_type(stored_type);
   if (stored_type != type)
     problems_.push_back("the tensor '" + expected.name + "' is stored as " + std::string(name_of(stored_type)) +
                         " and read as f32");
-  used_.insert(expected.name);
-  entries_.emplace(expected.name, Entry{{*stored}, {}, {}});
+  entries_.emplace(expected.name, Entry{{stored}, {}, {}});
   const std::string name(stored_type == type ? "" : name_of(stored_type));
-  tensors_.push_back({expected.name, expected.shape, parse_scheme(name_of(type)), stored->info->bytes, name});
+  tensors_.push_back({expected.name, expected.shape, parse_scheme(name_of(type)), stored.info->bytes, name});
 }
 
 void DirectorySource::add_quantized(const ExpectedTensor& expected, Entry entry) {

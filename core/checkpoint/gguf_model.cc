@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/arch/family.h"
+#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/tokenizer/gguf_pre_tokenizers.h"
 #include "core/tokenizer/utf8.h"
@@ -32,16 +32,21 @@ class Keys {
   std::string_view label_;
 };
 
-// GGUF says "llama" for Mistral too: the family with a window is the one, where the file has one.
-const Family& family_of(const GgufHeader& header, std::string_view label) {
+std::string architecture_of(const GgufHeader& header, std::string_view label) {
   const auto name = header.string("general.architecture");
   if (!name) fail("gguf", label, "the key 'general.architecture' is missing: not a model");
-  const Family* first = find_family_by_gguf(*name);
-  if (first == nullptr) fail("gguf", label, "the architecture '" + *name + "' is not supported");
-  if (header.integer(*name + ".attention.sliding_window").value_or(0) == 0) return *first;
+  return *name;
+}
+
+// GGUF says "llama" for Mistral too: the family with a window is the one, where the file has one.
+const Family& family_of(const std::string& architecture, int64_t window, std::string_view label) {
+  if (const JoinedFamily* joined = find_joined_family_by_gguf(architecture)) return *find_family(joined->read_as);
+  const Family* first = find_family_by_gguf(architecture);
+  if (first == nullptr) fail("gguf", label, "the architecture '" + architecture + "' is not supported");
+  if (window == 0) return *first;
   for (const Family& family : families())
-    if (family.gguf_architecture == *name && family.window == Family::Window::kEveryLayer) return family;
-  fail("gguf", label, "a sliding window is not supported in the architecture '" + *name + "'");
+    if (family.gguf_architecture == architecture && family.window == Family::Window::kEveryLayer) return family;
+  fail("gguf", label, "a sliding window is not supported in the architecture '" + architecture + "'");
 }
 
 void read_sizes(const Keys& keys, const GgufHeader& header, std::string_view label, Json& config) {
@@ -83,7 +88,8 @@ Json longrope_of(const Keys& keys, const GgufRopeFactors& factors) {
 
 void read_rope(const Keys& keys, const GgufRopeFactors& factors, std::string_view label, Json& config) {
   Json rope{{"rope_theta", keys.number("rope.freq_base").value_or(10000.0)}, {"rope_type", "default"}};
-  const auto type = keys.string("rope.scaling.type").value_or("none");
+  // llama.cpp takes the factors of LongRoPE where they are, whatever the type.
+  const auto type = keys.string("rope.scaling.type").value_or(factors.short_factors.empty() ? "none" : "longrope");
   const double old_scale = keys.number("rope.scale_linear").value_or(1.0);
   const double factor = keys.number("rope.scaling.factor").value_or(type == "none" ? old_scale : 1.0);
   if (type != "none" && type != "linear" && type != "yarn" && type != "longrope")
@@ -136,7 +142,7 @@ void read_token_ids(const GgufHeader& header, Json& config) {
 
 // Dense files say the type of their weights; a quantized model computes in any, and half precision fits all.
 std::string dtype_of(const GgufHeader& header) {
-  const GgufTensorInfo* tensor = header.find_tensor("blk.0.attn_q.weight");
+  const GgufTensorInfo* tensor = header.find_tensor("blk.0.attn_output.weight");
   const GgmlType* type = tensor == nullptr ? nullptr : find_ggml_type(tensor->type);
   if (type != nullptr && type->name == "F32") return "float32";
   return type != nullptr && type->name == "BF16" ? "bfloat16" : "float16";
@@ -179,17 +185,21 @@ void check_token_ids(const Vocabulary& vocabulary, std::string_view label) {
 }  // namespace
 
 Json config_of_gguf(const GgufHeader& header, const GgufRopeFactors& factors, std::string_view label) {
-  const Family& family = family_of(header, label);
-  const Keys keys(header, std::string(family.gguf_architecture), label);
-  Json config{{"architectures", {family.architecture}}, {"model_type", family.model_type}, {"hidden_act", "silu"}};
+  const std::string architecture = architecture_of(header, label);
+  const Keys keys(header, architecture, label);
+  const int64_t window = keys.integer("attention.sliding_window").value_or(0);
+  const Family& family = family_of(architecture, window, label);
+  const JoinedFamily* joined = find_joined_family_by_gguf(architecture);
+  Json config{{"architectures", {family.architecture}},
+              {"model_type", joined == nullptr ? family.model_type : joined->model_type},
+              {"hidden_act", "silu"}};
   read_sizes(keys, header, label, config);
   const auto eps = keys.number("attention.layer_norm_rms_epsilon");
   if (!eps) fail("gguf", label, "the key 'attention.layer_norm_rms_epsilon' is missing");
   config["rms_norm_eps"] = *eps;
   read_rope(keys, factors, label, config);
   read_switches(header, family, config);
-  if (family.window == Family::Window::kEveryLayer)
-    config["sliding_window"] = keys.required("attention.sliding_window");
+  if (family.window == Family::Window::kEveryLayer) config["sliding_window"] = window == 0 ? Json() : Json(window);
   read_token_ids(header, config);
   config["dtype"] = dtype_of(header);
   read_self(header, label, config);

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/gguf_model.h"
@@ -31,7 +32,8 @@ std::optional<Scheme> scheme_of(const GgufTensorInfo& info) {
 
 struct Entry {
   const GgufTensorInfo* info;
-  bool interleaved;  // rows of q and k in the order of ggml's rotary embedding
+  int64_t first, rows;  // the tensor is the rows from `first` on; `rows`: of the stored one
+  bool interleaved;     // rows of q and k in the order of ggml's rotary embedding
 };
 
 class GgufSource final : public ModelSource {
@@ -128,21 +130,28 @@ ModelConfig GgufSource::read_config() const {
 }
 
 void GgufSource::add(const ExpectedTensor& expected) {
-  const std::string name = gguf_name(*expected.rule, expected.layer);
+  const auto joined = joined_rows(config_, expected);
+  const std::string name =
+      joined ? filled_name(joined->join->gguf_name, expected.layer) : gguf_name(*expected.rule, expected.layer);
   const GgufTensorInfo* info = file_.header().find_tensor(name);
   if (info == nullptr) fail("gguf", path_.string(), "the tensor '" + name + "' is missing");
-  if (info->shape != expected.shape)
+  std::vector<int64_t> shape = expected.shape;
+  if (joined) shape.front() = joined->rows;
+  if (info->shape != shape)
     fail("gguf", path_.string(),
          "the tensor '" + name + "' has the shape " + Json(info->shape).dump() + "; the metadata ask for " +
-             Json(expected.shape).dump());
+             Json(shape).dump());
   const auto scheme = scheme_of(*info);
   if (!scheme)
     fail("gguf", path_.string(), "the tensor '" + name + "' has the type " + type_name(*info) + ", which is not read");
   if (expected.shape.size() < 2 && find_ggml_type(info->type)->block_elements > 1)
     fail("gguf", path_.string(), "the vector '" + name + "' is quantized, which is not read");
   const bool rotary = expected.rule->role == Role::kQuery || expected.rule->role == Role::kKey;
-  entries_.emplace(expected.name, Entry{info, rotary && config_.family->gguf_interleaved_rope});
-  tensors_.push_back({expected.name, expected.shape, *scheme, info->bytes});
+  const bool interleaved = rotary && !joined && config_.family->gguf_interleaved_rope;
+  entries_.emplace(expected.name, Entry{info, joined ? joined->first : 0, shape.front(), interleaved});
+  const uint64_t row_bytes = info->bytes / static_cast<uint64_t>(shape.front());
+  tensors_.push_back(
+      {expected.name, expected.shape, *scheme, row_bytes * static_cast<uint64_t>(expected.shape.front())});
 }
 
 void GgufSource::list_extras() {
@@ -164,10 +173,11 @@ const Entry& GgufSource::entry(const ModelTensor& tensor) const {
 std::vector<std::byte> GgufSource::stored_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
   const Entry& stored = entry(tensor);
   const auto data = file_.data(*stored.info);
-  const auto row_bytes = static_cast<int64_t>(data.size()) / tensor.rows();
+  const auto row_bytes = static_cast<int64_t>(data.size()) / stored.rows;
   std::vector<std::byte> rows(static_cast<size_t>(count * row_bytes));
   for (int64_t r = 0; r < count; ++r) {
-    const int64_t from = stored.interleaved ? interleaved_row(first + r, config_.head_dim) : first + r;
+    const int64_t row = stored.first + first + r;
+    const int64_t from = stored.interleaved ? interleaved_row(row, config_.head_dim) : row;
     std::copy_n(data.begin() + from * row_bytes, row_bytes, rows.begin() + r * row_bytes);
   }
   file_.count_read(rows.size());

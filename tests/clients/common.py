@@ -96,15 +96,15 @@ def flip_byte(path, offset):
 
 
 def ascii_tokenizer(vocab_size):
-    """tokenizer.json of printable ASCII, one token a character, for models with tiny vocabularies."""
+    """tokenizer.json of printable ASCII, one token a character and one merge, for models with tiny vocabularies."""
     texts = ["<unk>", "<s>", "</s>"] + [c for c in string.printable if c.isprintable() and c != " "]
-    texts = texts[:vocab_size]
+    texts = [*texts[:vocab_size - 1], "ab"]
     added = [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
               "special": True} for i, text in enumerate(texts[:3])]
     regular = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-             "vocab": {text: i for i, text in enumerate(texts)}, "merges": []}
+             "vocab": {text: i for i, text in enumerate(texts)}, "merges": ["a b"]}
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
             "pre_tokenizer": regular, "post_processor": None, "decoder": regular, "model": model}
 

@@ -71,6 +71,7 @@ class Family:
         heads, kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
         found = [f"{heads} heads, {kv_heads} for keys"]
         found += ["tied embeddings"] if c["tie_word_embeddings"] else []
+        found += ["joined projections"] if c["model_type"] == "phi3" else []
         found += ["biases in attention"] if c.get("attention_bias") or c["model_type"] == "qwen2" else []
         found += ["biases in the FFN"] if c.get("mlp_bias") else []
         windowed = c.get("sliding_window") and c.get("use_sliding_window", True)
@@ -202,8 +203,9 @@ sequences beyond its original context: transformers and the `onnx` file choose b
 context that it is given. llama-cpp-python gives llama.cpp bounds of `yarn` of its own unless it is called with
 `yarn_beta_fast=-1.0, yarn_beta_slow=-1.0`.
 
-Fused projections (`qkv_proj`, `gate_up_proj`) occur in no family that is read: a checkpoint that has them, Phi-3's for
-example, is refused by its `model_type`.
+Phi-3 is Mistral's decoder with joined projections (`qkv_proj`, `gate_up_proj`). It is read, and written, as Mistral, with
+a matrix for each projection, which every program computes alike. A part of each head alone that turns with the position
+(`partial_rotary_factor`, Phi-4-mini) is refused.
 """
 
 

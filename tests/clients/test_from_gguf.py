@@ -29,6 +29,21 @@ def corpus():
     return ["".join(part * times for part, times in text["parts"]) for text in texts if "parts" in text]
 
 
+def add_tokenizer(writer, vocabulary, pre=None):
+    """That of another GGUF file."""
+    for name, field in gguf.GGUFReader(vocabulary).fields.items():
+        if name.startswith("tokenizer."):
+            value = pre if pre and name == "tokenizer.ggml.pre" else field.contents()
+            writer.add_key_value(name, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
+
+
+def write_all(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def grafted(vocabulary, path, pre=None):
     """A model of one small layer with the tokenizer of another GGUF file, as the gguf package writes it."""
     fields = gguf.GGUFReader(vocabulary).fields
@@ -38,10 +53,7 @@ def grafted(vocabulary, path, pre=None):
                          ("block_count", 1), ("attention.head_count", 2), ("vocab_size", size)):
         writer.add_uint32("llama." + name, number)
     writer.add_layer_norm_rms_eps(1e-5)
-    for name, field in fields.items():
-        if name.startswith("tokenizer."):
-            value = pre if pre and name == "tokenizer.ggml.pre" else field.contents()
-            writer.add_key_value(name, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
+    add_tokenizer(writer, vocabulary, pre)
     random = np.random.default_rng(3)
     rows = {"token_embd": size, **{f"blk.0.{name}": width for name in (
         "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}}
@@ -49,10 +61,48 @@ def grafted(vocabulary, path, pre=None):
         writer.add_tensor(name + ".weight", random.standard_normal((count, width), np.float32))
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(name + ".weight", np.ones(width, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_all(writer)
+    return path
+
+
+PHI3_NAMES = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output", "mlp.gate_up_proj": "ffn_up",
+              "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+
+
+def phi3_file(golden, vocabulary, path, kind):
+    """Of a golden Phi-3 model, in the architecture that llama.cpp has for it: with joined matrices, of the type `kind`."""
+    config = json.loads((golden / "config.json").read_text())
+    rope = config["rope_parameters"]
+    writer = gguf.GGUFWriter(path, "phi3")
+    numbers = {"context_length": "max_position_embeddings", "embedding_length": "hidden_size",
+               "feed_forward_length": "intermediate_size", "block_count": "num_hidden_layers",
+               "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads"}
+    for name, key in numbers.items():
+        writer.add_uint32("phi3." + name, config[key])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+    if config["sliding_window"]:
+        writer.add_sliding_window(config["sliding_window"])
+    if rope["rope_type"] == "longrope":
+        original = rope["original_max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(
+            float(np.sqrt(1 + np.log(config["max_position_embeddings"] / original) / np.log(original))))
+        for length in ("short", "long"):
+            writer.add_tensor(f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32))
+    add_tokenizer(writer, vocabulary)
+    names = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+             "lm_head.weight": "output.weight"}
+    for name, values in load_file(golden / "model.safetensors").items():
+        stored = names.get(name)
+        if not stored:
+            _, _, layer, part = name.removesuffix(".weight").split(".", 3)
+            stored = f"blk.{layer}.{PHI3_NAMES[part]}.weight"
+        if values.ndim == 2 and kind != gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(stored, gguf.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(stored, values)
+    write_all(writer)
     return path
 
 
@@ -120,6 +170,31 @@ class EveryFamily(Case):
                     theirs = loaded(torch.tensor(ids[None])).logits[0].numpy()
                 expected = stored["logits"][0][:len(ids)]
                 self.assertLess(np.abs(theirs - expected).max(), 1e-5 * np.abs(expected).max())
+
+
+class JoinedMatrices(Case):
+    def test_phi3(self):
+        """The logits of transformers' Phi-3, of llama.cpp's and ours, and the integers of joined matrices taken apart."""
+        for name in ("phi3", "phi3-longrope"):
+            golden = common.ROOT / "tests/golden/families" / name
+            model = common.family_model(golden, self.dir / name)
+            ours = common.exported(model, self.dir / f"{name}-llama.gguf", "--format", "gguf", "--type", "f32")
+            stored = load_file(golden / "golden.safetensors")
+            window = json.loads((golden / "config.json").read_text())["sliding_window"] or 64
+            ids, expected = stored["input_ids"][0].tolist(), stored["logits"][0]
+            for kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0):
+                with self.subTest(model=name, type=kind.name):
+                    file = phi3_file(golden, ours, self.dir / f"{name}-{kind.name}.gguf", kind)
+                    logits = common.logits(file, ids)
+                    exact = kind == gguf.GGMLQuantizationType.F32
+                    if exact:
+                        self.assertLess(np.abs(logits - expected).max(), 1e-5 * np.abs(expected).max())
+                    theirs = test_gguf.logits_of(test_gguf.load(file, 64), ids[:window])  # llama.cpp has no window here
+                    tolerance = (1e-5 if exact else test_gguf.RANDOM_TOLERANCE) * np.abs(logits).max()
+                    self.assertLess(np.abs(theirs - logits[:window]).max(), tolerance)
+                    for format in ("hf", "gguf"):
+                        again = common.exported(file, self.dir / f"{name}-{kind.name}-{format}", "--format", format)
+                        np.testing.assert_array_equal(common.logits(again, ids[:window]), logits[:window])
 
 
 @unittest.skipUnless(common.DATA.exists(), "the data set is not beside the checkout")

@@ -299,6 +299,22 @@ class Families(Case):
                     if operators == "contrib":
                         self.check_generation(directory, solved, ids, 8)
 
+    def test_an_embedding_and_a_head_of_their_own(self):
+        """Of an untied model, as integers of different schemes."""
+        family = next(path for path in common.FAMILIES if path.name == "llama")
+        ids = load_file(family / "golden.safetensors")["input_ids"][0].tolist()
+        model = common.family_model(family, self.dir / "untied")
+        for embedding, head in (("q8_0", "int8-channel-sym"), ("int4-g32-asym", "int4-g32-sym"), ("int8-channel-sym", "q4_0")):
+            keep = ("--keep", f"model.embed_tokens.weight={embedding}", "--keep", f"lm_head.weight={head}")
+            solved = common.quantized(model, self.dir / f"untied-{embedding}-{head}", "int4-g32-sym", *keep)
+            for operators in OPERATORS:
+                with self.subTest(embedding=embedding, head=head, operators=operators):
+                    directory = self.export(solved, f"untied-{embedding}-{head}.{operators}", operators)
+                    self.check(directory, ids, common.logits(solved, ids))
+                    graph = onnx.load(directory / "model.onnx", load_external_data=False).graph
+                    dense = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+                    self.assertFalse({"model.embed_tokens.weight", "lm_head.weight"} & dense)
+
     def export(self, model, name, operators):
         return common.exported(model, self.dir / f"{name}.onnx", "--format", "onnx", "--operators", operators)
 

@@ -1,9 +1,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
 #include <set>
 
-#include "core/arch/family.h"
+#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 
 namespace retort {
@@ -39,6 +41,47 @@ TEST(Family, RefusesNamesThatOnlyLookRight) {
     EXPECT_FALSE(match_tensor(config, name).has_value()) << name;
 }
 
+TEST(Config, OfPhi3IsThatOfMistral) {
+  Json json = tiny("phi3");
+  json.update(Json{{"auto_map", {{"AutoConfig", "configuration_phi3.Phi3Config"}}}, {"embd_pdrop", 0.0}});
+  const ModelConfig plain = parse_config(json, "plain");
+  EXPECT_EQ(plain.family->model_type, "mistral");
+  EXPECT_EQ(plain.stored_as, find_joined_family("phi3"));
+  EXPECT_EQ(plain.norm_eps, 1e-5);  // Mistral's own default is 1e-6, and it has a window where the key is absent
+  EXPECT_EQ(plain.windows, std::vector<int64_t>(3, 0));
+  EXPECT_EQ(plain.json["architectures"], Json::array({"MistralForCausalLM"}));
+  EXPECT_FALSE(plain.json.contains("auto_map"));
+  const ModelConfig again = parse_config(plain.json, "again");
+  EXPECT_EQ(again.stored_as, nullptr);
+  EXPECT_EQ(again.json, plain.json);
+
+  json["rope_scaling"] = {{"type", "su"}, {"short_factor", {1, 2, 3, 4}}, {"long_factor", {2, 3, 4, 5}}};
+  json["max_position_embeddings"] = 131072;
+  const ModelConfig longer = parse_config(json, "longer");
+  EXPECT_EQ(longer.rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(longer.rope.original_context, 4096);
+  EXPECT_NEAR(longer.rope.attention_factor, std::sqrt(1 + std::log(32.0) / std::log(4096.0)), 1e-12);
+  json["partial_rotary_factor"] = 0.75;  // Phi-4-mini
+  EXPECT_THROW(parse_config(json, "partial"), Error);
+}
+
+TEST(Family, JoinedRowsFollowEachOther) {
+  const ModelConfig config = parse_config(tiny("phi3"), "tiny");
+  std::map<std::string, int64_t> next;
+  std::map<std::string, int64_t> rows;
+  for (const ExpectedTensor& tensor : expected_tensors(config))
+    if (const auto joined = joined_rows(config, tensor)) {
+      const std::string name = filled_name(joined->join->hf_name, tensor.layer);
+      EXPECT_EQ(joined->first, next[name]) << tensor.name;
+      next[name] += tensor.shape.front();
+      rows[name] = joined->rows;
+    }
+  EXPECT_EQ(next, rows);
+  EXPECT_EQ(rows.size(), 6u);
+  EXPECT_EQ(rows["model.layers.2.self_attn.qkv_proj.weight"], 32 + 16 + 16);
+  EXPECT_EQ(rows["model.layers.0.mlp.gate_up_proj.weight"], 96);
+}
+
 TEST(Config, CountsTheParametersOfKnownModels) {
   Json llama = tiny("llama");  // TinyLlama 1.1B
   llama.update(Json{{"vocab_size", 32000},
@@ -48,6 +91,14 @@ TEST(Config, CountsTheParametersOfKnownModels) {
                     {"num_attention_heads", 32},
                     {"num_key_value_heads", 4}});
   EXPECT_EQ(parse_config(llama, "TinyLlama").parameters(), 1100048384);
+  Json phi = tiny("phi3");  // Phi-3-mini
+  phi.update(Json{{"vocab_size", 32064},
+                  {"hidden_size", 3072},
+                  {"intermediate_size", 8192},
+                  {"num_hidden_layers", 32},
+                  {"num_attention_heads", 32},
+                  {"num_key_value_heads", 32}});
+  EXPECT_EQ(parse_config(phi, "Phi-3-mini").parameters(), 3821079552);
   Json qwen = tiny("qwen2");  // Qwen2.5-0.5B
   qwen.update(Json{{"vocab_size", 151936},
                    {"hidden_size", 896},

@@ -174,6 +174,42 @@ TEST(HuggingFace, NamesWhatIsMissingMisshapenOrTooMuch) {
   EXPECT_THAT(open_error(dir.path() / "tokenizer.json"), HasSubstr("not a model"));
 }
 
+// The first tensor of `names`, with the rows of all, under `joined`.
+void join(Stored& tensors, const std::string& joined, const std::vector<std::string>& names) {
+  for (size_t i = 1; i < names.size(); ++i) {
+    const auto more = named(tensors, names[i]);
+    std::erase_if(tensors, [&](const auto& tensor) { return tensor.first.name == names[i]; });
+    auto& [info, bytes] = named(tensors, names.front());
+    info.shape[0] += more.first.shape[0];
+    bytes += more.second;
+  }
+  named(tensors, names.front()).first.name = joined;
+}
+
+TEST(HuggingFace, TakesJoinedMatricesApart) {
+  const TempDir dir;
+  const TinyModel model{.extra = Json::object()};
+  testing::write_tiny_model(dir.path(), model);
+  edit_config(dir.path(), {{"model_type", "phi3"}});
+  EXPECT_THAT(open_error(dir.path()), HasSubstr("'model.layers.0.self_attn.qkv_proj.weight' is missing"));
+  rewrite(dir.path(), [](Stored& t) {
+    for (int layer = 0; layer < 3; ++layer) {
+      const std::string l = "model.layers." + std::to_string(layer) + ".", a = l + "self_attn.", m = l + "mlp.";
+      join(t, a + "qkv_proj.weight", {a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"});
+      join(t, m + "gate_up_proj.weight", {m + "gate_proj.weight", m + "up_proj.weight"});
+    }
+  });
+  const auto source = open_model(dir.path());
+  expect_weights(*source, model);
+  EXPECT_THAT(source->problems(), IsEmpty());
+  EXPECT_EQ(source->config().json["model_type"], "mistral");
+
+  edit_config(dir.path(), {{"num_key_value_heads", 1}});
+  EXPECT_THAT(open_error(dir.path()), HasSubstr("qkv_proj.weight' has the shape"));
+  edit_config(dir.path(), {{"quantization_config", {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 32}}}});
+  EXPECT_THAT(open_error(dir.path()), HasSubstr("quantized models of the model_type 'phi3' are not read"));
+}
+
 TEST(HuggingFace, SaysWhenTheWeightsArePickled) {
   const TempDir dir;
   testing::write_tiny_model(dir.path(), {.extra = Json::object()});

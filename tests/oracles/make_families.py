@@ -17,7 +17,7 @@ import sys
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
 TOKENS, PREFILL = 40, 32
 SIZES = dict(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -64,6 +64,11 @@ VARIANTS = {
         **{**SIZES, "max_position_embeddings": 128},
         rope_parameters=rope(rope_type="yarn", rope_theta=1000.0, factor=4.0, original_max_position_embeddings=32,
                              attention_factor=1.3)),
+    "phi3": Phi3Config(**SIZES, sliding_window=16, pad_token_id=None, rope_parameters=rope()),
+    "phi3-longrope": Phi3Config(
+        **{**SIZES, "max_position_embeddings": 128}, sliding_window=None, pad_token_id=None,
+        original_max_position_embeddings=32,
+        rope_parameters=rope(rope_type="longrope", short_factor=[1.0, 1.2, 1.6, 2.5], long_factor=[1.0, 2.0, 4.0, 8.0])),
 }
 
 
