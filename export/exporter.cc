@@ -9,6 +9,7 @@
 #include "core/pack/packed_format.h"
 #include "core/tokenizer/tokenizer_files.h"
 #include "export/formats.h"
+#include "export/json_tokenizer.h"
 #include "export/rope_settings.h"
 #include "export/tensors.h"
 
@@ -16,13 +17,13 @@ namespace retort {
 namespace {
 
 constexpr std::array kFormats{
-    ExportFormat{"gguf", false, true, true, true, false, make_gguf_writer},
-    ExportFormat{"onnx", true, true, true, true, true, make_onnx_writer},
-    ExportFormat{"gptq", true, true, false, false, true, make_gptq_writer},
-    ExportFormat{"hf", true, false, true, false, true, make_hf_writer},
-    ExportFormat{"awq", true, true, false, false, true, make_awq_writer},
-    ExportFormat{"compressed-tensors", true, true, false, false, true, make_compressed_tensors_writer},
-    ExportFormat{"mlx", true, true, false, false, false, make_mlx_writer},
+    ExportFormat{"gguf", false, true, true, true, false, false, make_gguf_writer},
+    ExportFormat{"onnx", true, true, true, true, true, true, make_onnx_writer},
+    ExportFormat{"gptq", true, true, false, false, true, false, make_gptq_writer},
+    ExportFormat{"hf", true, false, true, false, true, false, make_hf_writer},
+    ExportFormat{"awq", true, true, false, false, true, false, make_awq_writer},
+    ExportFormat{"compressed-tensors", true, true, false, false, true, false, make_compressed_tensors_writer},
+    ExportFormat{"mlx", true, true, false, false, false, false, make_mlx_writer},
 };
 
 // What refuses() gets to see.
@@ -128,6 +129,12 @@ void check_memory(const ModelSource& source, const ExportOptions& options, const
   check_memory_limit("export", source, kPages + kBuffers + side * kTokenizerBytes + largest, context);
 }
 
+void add_json_tokenizer(const ModelSource& source, const std::filesystem::path& output, ExportSummary& summary) {
+  const JsonTokenizer made = json_tokenizer_of(source);
+  write_side_files(made.files, output);
+  if (!made.note.empty()) summary.notes.push_back(made.note);
+}
+
 std::vector<std::string> names_of_formats() {
   std::vector<std::string> names;
   for (const ExportFormat& format : kFormats) names.emplace_back(format.name);
@@ -175,6 +182,7 @@ ExportSummary export_model(const ModelSource& source, const std::filesystem::pat
   }
   writer->finish();
   summary.notes = writer->unsaid();
+  if (format.json_tokenizer) add_json_tokenizer(source, output, summary);
   if (const std::string note = context_note(format, source.config()); !note.empty()) summary.notes.push_back(note);
   context.progress.end();
   return summary;

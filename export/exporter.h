@@ -61,6 +61,7 @@ struct ExportFormat {
   bool takes_type;      // has kinds that --type chooses; else it is for integers, and a model without any is refused
   bool vectors_in_f32;  // norms and biases are F32 whatever the type
   bool windows;         // its programs know sliding windows; else the artifact has a context that ends with the window
+  bool json_tokenizer;  // its programs read no tokenizer.model: a tokenizer.json lies beside it (json_tokenizer.h)
   // `source` outlives the writer.
   std::unique_ptr<ArtifactWriter> (*make)(const ModelSource& source, const ExportOptions& options);
 };

@@ -236,17 +236,6 @@ std::unique_ptr<Tokenizer> byte_level_tokenizer(Vocabulary vocabulary, std::stri
   return make_pipeline_tokenizer(std::move(pipeline), label);
 }
 
-// As llama.cpp has it: blanks are kept, the blank before the text is also put after special and user-defined tokens.
-std::unique_ptr<Tokenizer> piece_tokenizer(Vocabulary vocabulary, std::string_view label) {
-  SentencePieceSpec spec;
-  spec.add_dummy_prefix = vocabulary.add_space_prefix;
-  spec.prefix_after_special = true;
-  spec.byte_fallback = std::any_of(vocabulary.tokens.begin(), vocabulary.tokens.end(),
-                                   [](const VocabularyEntry& t) { return t.type == TokenType::kByte; });
-  spec.vocabulary = std::move(vocabulary);
-  return make_sentencepiece_tokenizer(std::move(spec), label);
-}
-
 }  // namespace
 
 SortedJson pre_tokenizer_json(const GgufPreTokenizer& row) {
@@ -291,7 +280,8 @@ std::unique_ptr<Tokenizer> tokenizer_from_vocabulary(Vocabulary vocabulary, std:
   for (const auto& id : {vocabulary.bos, vocabulary.eos, vocabulary.unknown, vocabulary.padding})
     if (id && (*id < 0 || static_cast<size_t>(*id) >= vocabulary.tokens.size()))
       fail("tokenizer", label, "the special token " + std::to_string(*id) + " is not in the vocabulary");
-  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece) return piece_tokenizer(std::move(vocabulary), label);
+  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece)
+    return make_sentencepiece_tokenizer(spec_of_pieces(std::move(vocabulary)), label);
   return byte_level_tokenizer(std::move(vocabulary), label);
 }
 

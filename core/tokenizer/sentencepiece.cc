@@ -291,16 +291,30 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceSpec spec, 
   return std::make_unique<SentencePieceTokenizer>(std::move(spec), label);
 }
 
-// What tokenizer_config.json does not say is as LlamaTokenizer has it: BOS, no EOS.
-std::unique_ptr<Tokenizer> tokenizer_from_sentencepiece(std::span<const std::byte> model, std::string_view config_text,
-                                                        std::string_view label) {
+SentencePieceSpec sentencepiece_spec(std::span<const std::byte> model, std::string_view config_text,
+                                     std::string_view label) {
   SentencePieceSpec spec = parse_sentencepiece_model(model, label);
   const TokenizerConfig config = parse_tokenizer_config(config_text, label);
   spec.vocabulary.add_bos = config.add_bos.value_or(true) && spec.vocabulary.bos;
   spec.vocabulary.add_eos = config.add_eos.value_or(false) && spec.vocabulary.eos;
   spec.vocabulary.add_space_prefix = spec.add_dummy_prefix;
   spec.vocabulary.pre = "default";
-  return make_sentencepiece_tokenizer(std::move(spec), label);
+  return spec;
+}
+
+SentencePieceSpec spec_of_pieces(Vocabulary vocabulary) {
+  SentencePieceSpec spec;
+  spec.add_dummy_prefix = vocabulary.add_space_prefix;
+  spec.prefix_after_special = true;
+  spec.byte_fallback = std::ranges::any_of(vocabulary.tokens,
+                                           [](const VocabularyEntry& token) { return token.type == TokenType::kByte; });
+  spec.vocabulary = std::move(vocabulary);
+  return spec;
+}
+
+std::unique_ptr<Tokenizer> tokenizer_from_sentencepiece(std::span<const std::byte> model, std::string_view config,
+                                                        std::string_view label) {
+  return make_sentencepiece_tokenizer(sentencepiece_spec(model, config, label), label);
 }
 
 }  // namespace retort

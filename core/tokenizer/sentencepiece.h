@@ -30,6 +30,11 @@ struct SentencePieceSpec {
 
 // The protobuf message ModelProto. Checked: types, sizes, ids; another model type than BPE is refused.
 SentencePieceSpec parse_sentencepiece_model(std::span<const std::byte> model, std::string_view label);
+// That, with what tokenizer_config.json says of BOS and EOS. Where it is silent, as LlamaTokenizer has it: BOS, no EOS.
+SentencePieceSpec sentencepiece_spec(std::span<const std::byte> model, std::string_view config, std::string_view label);
+// A vocabulary of GGUF as llama.cpp has it: blanks are kept, the blank before the text is also put after special and
+// user-defined tokens.
+SentencePieceSpec spec_of_pieces(Vocabulary vocabulary);
 
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceSpec spec, std::string_view label);
 

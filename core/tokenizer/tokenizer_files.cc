@@ -1,4 +1,4 @@
-// The files of Hugging Face for a vocabulary of GGUF: what that says, in the terms of tokenizer.json.
+// The files of Hugging Face for a vocabulary of GGUF or SentencePiece: what that says, in the terms of tokenizer.json.
 #include "core/tokenizer/tokenizer_files.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include "core/tokenizer/gguf_pre_tokenizers.h"
 #include "core/tokenizer/gguf_vocabulary.h"
 #include "core/tokenizer/piece_merges.h"
+#include "core/tokenizer/sentencepiece.h"
 #include "core/tokenizer/utf8.h"
 #include "core/tokenizer/word_boundaries.h"
 
@@ -103,28 +104,55 @@ SortedJson replaced(std::string_view what, std::string_view by) {
   return {{"type", "Replace"}, {"pattern", {{"String", what}}}, {"content", by}};
 }
 
-// A blank stands before the text and after each token that is found by its text, as llama.cpp has it. What transformers
-// makes of a Llama 2 (convert_slow_tokenizer.py, LlamaConverter, legacy).
-void describe_pieces(const Vocabulary& vocabulary, SortedJson& json) {
-  SortedJson normalizers = SortedJson::array();
-  if (vocabulary.add_space_prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", kSpaceMark}});
-  normalizers.push_back(replaced(" ", kSpaceMark));
-  SortedJson decoders = {replaced(kSpaceMark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
-  if (vocabulary.add_space_prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", normalizers}};
-  json["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
+// The blank before a text. If also after tokens that are found by their text: what transformers makes of a Llama 2
+// (convert_slow_tokenizer.py, LlamaConverter, legacy). If at the start alone: Metaspace knows where that is, but adds
+// its mark only where the text begins with another character. So its mark is a blank, of which the text has none left.
+void describe_prefix(bool after_special, SortedJson& json) {
+  const auto metaspace = [](std::string_view mark, const char* scheme) {
+    return SortedJson{{"type", "Metaspace"}, {"replacement", mark}, {"prepend_scheme", scheme}, {"split", false}};
+  };
+  SortedJson& normalizers = json["normalizer"]["normalizers"];
+  if (after_special)
+    normalizers.insert(normalizers.begin(), SortedJson{{"type", "Prepend"}, {"prepend", kSpaceMark}});
+  else
+    json["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", {metaspace(" ", "first"), metaspace(kSpaceMark, "never")}}};
+  json["decoder"]["decoders"].push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+}
+
+// Merges are pairs: onnxruntime-genai takes the carriage returns out of "left right".
+void describe_pieces(const SentencePieceSpec& spec, SortedJson& json) {
+  const Vocabulary& vocabulary = spec.vocabulary;
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", SortedJson::array({replaced(" ", kSpaceMark)})}};
+  json["decoder"] = {{"type", "Sequence"},
+                     {"decoders", {replaced(kSpaceMark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}}}};
+  if (spec.add_dummy_prefix) describe_prefix(spec.prefix_after_special, json);
   SortedJson& model = json["model"];
   if (vocabulary.unknown) model["unk_token"] = vocabulary.tokens[static_cast<size_t>(*vocabulary.unknown)].text;
   model["fuse_unk"] = true;
-  model["byte_fallback"] =
-      std::ranges::any_of(vocabulary.tokens, [](const auto& token) { return token.type == TokenType::kByte; });
+  model["byte_fallback"] = spec.byte_fallback;
   model["merges"] = SortedJson::array();
-  for (const auto& [left, right] : merges_of_pieces(vocabulary).merges) model["merges"].push_back(left + " " + right);
+  for (const auto& [left, right] : merges_of_pieces(vocabulary).merges)
+    model["merges"].push_back(SortedJson::array({left, right}));
 }
 
-}  // namespace
+bool has_blank(const VocabularyEntry& token) {
+  return token.text.find(kSpaceMark) != std::string::npos || token.text.find(' ') != std::string::npos;
+}
 
-std::string refuses_tokenizer_files(const Vocabulary& vocabulary) {
+// What only a tokenizer.model can ask for. Its user-defined pieces are found after blanks have become marks.
+std::string refuses_rules(const SentencePieceSpec& spec) {
+  if (!spec.charsmap.empty()) return "it has rules of normalization";
+  if (spec.remove_extra_whitespaces) return "it makes one blank of several";
+  if (!spec.escape_whitespaces) return "its blanks stay blanks";
+  if (spec.whitespace_as_suffix) return "its blanks stand behind words";
+  for (const VocabularyEntry& token : spec.vocabulary.tokens)
+    if (!spec.prefix_after_special && token.type == TokenType::kUserDefined && has_blank(token))
+      return "its piece '" + token.text + "' is user-defined and has a blank";
+  return {};
+}
+
+std::string refuses_texts(const Vocabulary& vocabulary) {
   std::unordered_set<std::string_view> texts;
   for (const VocabularyEntry& token : vocabulary.tokens) {
     if (!texts.insert(token.text).second) return "two of its tokens are '" + token.text + "'";
@@ -133,12 +161,11 @@ std::string refuses_tokenizer_files(const Vocabulary& vocabulary) {
   }
   for (const std::string& merge : vocabulary.merges)
     if (valid_utf8_prefix(merge) != merge.size()) return "one of its merges is not UTF-8";
-  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece) return merges_of_pieces(vocabulary).refusal;
-  return find_gguf_pre_tokenizer(vocabulary.pre) == nullptr ? "its pre-tokenizer '" + vocabulary.pre + "' is not known"
-                                                            : std::string();
+  return {};
 }
 
-TokenizerFiles tokenizer_files_of(const Vocabulary& vocabulary) {
+template <typename Describe>
+TokenizerFiles described(const Vocabulary& vocabulary, const Describe& describe) {
   SortedJson json{{"version", "1.0"},
                   {"truncation", nullptr},
                   {"padding", nullptr},
@@ -148,9 +175,32 @@ TokenizerFiles tokenizer_files_of(const Vocabulary& vocabulary) {
                   {"post_processor", post_processor_json(vocabulary)},
                   {"decoder", nullptr},
                   {"model", model_json(vocabulary)}};
-  const bool pieces = vocabulary.kind == Vocabulary::Kind::kSentencePiece;
-  pieces ? describe_pieces(vocabulary, json) : describe_byte_level(vocabulary, json);
+  describe(json);
   return {json.dump(1) + "\n", config_json(vocabulary).dump(2) + "\n"};
+}
+
+}  // namespace
+
+std::string refuses_tokenizer_files(const SentencePieceSpec& spec) {
+  if (const std::string refusal = refuses_rules(spec); !refusal.empty()) return refusal;
+  const std::string refusal = refuses_texts(spec.vocabulary);
+  return refusal.empty() ? merges_of_pieces(spec.vocabulary).refusal : refusal;
+}
+
+std::string refuses_tokenizer_files(const Vocabulary& vocabulary) {
+  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece) return refuses_tokenizer_files(spec_of_pieces(vocabulary));
+  if (const std::string refusal = refuses_texts(vocabulary); !refusal.empty()) return refusal;
+  return find_gguf_pre_tokenizer(vocabulary.pre) == nullptr ? "its pre-tokenizer '" + vocabulary.pre + "' is not known"
+                                                            : std::string();
+}
+
+TokenizerFiles tokenizer_files_of(const SentencePieceSpec& spec) {
+  return described(spec.vocabulary, [&](SortedJson& json) { describe_pieces(spec, json); });
+}
+
+TokenizerFiles tokenizer_files_of(const Vocabulary& vocabulary) {
+  if (vocabulary.kind == Vocabulary::Kind::kSentencePiece) return tokenizer_files_of(spec_of_pieces(vocabulary));
+  return described(vocabulary, [&](SortedJson& json) { describe_byte_level(vocabulary, json); });
 }
 
 }  // namespace retort

@@ -11,6 +11,7 @@
 #include "core/tokenizer/unicode.h"
 #include "export/gguf_end_tokens.h"
 #include "export/hard_text.h"
+#include "export/json_tokenizer.h"
 #include "export/provenance.h"
 #include "export/tensors.h"
 #include "export/verify/artifact.h"
@@ -197,9 +198,12 @@ std::string_view bytes_in(const ModelSource& model, std::string_view name) {
   return found == model.side_files().end() ? std::string_view() : found->bytes;
 }
 
-bool same_files(std::span<const SideFile> stored, const ModelSource& model, VerifyResult& result) {
+bool same_files(std::span<const SideFile> stored, const ModelSource& model, const JsonTokenizer& made,
+                VerifyResult& result) {
+  std::vector<SideFile> files = artifact_side_files(model);
+  files.insert(files.end(), made.files.begin(), made.files.end());
   bool same = true;
-  for (const SideFile& file : artifact_side_files(model)) {
+  for (const SideFile& file : files) {
     const auto found = std::ranges::find(stored, file.name, &SideFile::name);
     if (found != stored.end() && (found->bytes == file.bytes || found->bytes == bytes_in(model, file.name))) continue;
     result.differences.push_back(file.name + ": it has other bytes, or is missing");
@@ -270,7 +274,10 @@ bool same_ends(const ArtifactReader& artifact, const ModelConfig& config, const 
   return same;
 }
 
-bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, VerifyResult& result) {
+// The ids tell what a tokenizer.json that was made adds to a text. Which tokens have a name is a matter of
+// tokenizer_config.json, of which the bytes are compared; it may name others than a tokenizer.model does.
+bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, const JsonTokenizer& made,
+                    VerifyResult& result) {
   if (model.container() != "gguf" && !has_tokenizer(model.side_files())) return true;
   const auto mine = model.tokenizer(), stored = artifact.tokenizer();
   std::string text(hard_text());
@@ -283,7 +290,7 @@ bool same_tokenizer(const ArtifactReader& artifact, const ModelSource& model, Ve
     result.notes.emplace_back("tokenizer: text is tokenized as llama.cpp does, without making it NFC first");
     text = normalize(text, NormalForm::kNfc);
   }
-  if (!same_rules(mine->vocabulary(), stored->vocabulary(), model.config(), result)) return false;
+  if (made.files.empty() && !same_rules(mine->vocabulary(), stored->vocabulary(), model.config(), result)) return false;
   if (!same_ends(artifact, model.config(), mine->vocabulary(), result)) return false;
   if (!same_ids(*mine, *stored, specials + text, true))
     result.notes.emplace_back(
@@ -366,15 +373,17 @@ VerifyResult verify_artifact(const fs::path& path, const ModelSource& model, Con
   if (result.integers_as_values > 0)
     result.notes.push_back("it holds the values of " + std::to_string(result.integers_as_values) +
                            " matrices that are integers in the model, and these were compared as values");
-  result.tokenizer_equal = same_tokenizer(*artifact, model, result);
+  const ExportFormat& format = export_format(result.format);
+  const JsonTokenizer made = format.json_tokenizer ? json_tokenizer_of(model) : JsonTokenizer();
+  if (!made.note.empty()) result.notes.push_back(made.note);
+  result.tokenizer_equal = same_tokenizer(*artifact, model, made, result);
   if (result.format != "gguf")
-    result.tokenizer_equal = same_files(artifact->side_files(), model, result) && result.tokenizer_equal;
+    result.tokenizer_equal = same_files(artifact->side_files(), model, made, result) && result.tokenizer_equal;
   result.template_equal = same_templates(*artifact, model, result);
   const Provenance provenance = provenance_of(model);
   if (!same_digest(self, "tokenizer_digest", provenance.tokenizer_digest, result)) result.tokenizer_equal = false;
   if (!same_digest(self, "template_digest", provenance.template_digest, result)) result.template_equal = false;
-  if (const std::string note = context_note(export_format(result.format), model.config()); !note.empty())
-    result.notes.push_back(note);
+  if (const std::string note = context_note(format, model.config()); !note.empty()) result.notes.push_back(note);
   const auto numbers = number_differences(artifact->numbers(), model.config());
   result.numbers_different = static_cast<int64_t>(numbers.size());
   append(result.differences, numbers);

@@ -7,9 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import onnxruntime_genai
+import tokenizers
 from safetensors.numpy import load_file
 
 import common
+import test_tokenizers
 from common import retort
 
 TOLERANCE = 1e-5  # of the largest logit: both sides compute in float32
@@ -125,8 +127,9 @@ class Case(unittest.TestCase):
     def close(self, actual, expected, tolerance=TOLERANCE):
         self.assertLess(np.abs(actual - expected).max(), tolerance * np.abs(expected).max())
 
-    def check_generation(self, directory, model, ids, count=16):
-        """onnxruntime-genai chooses the tokens that our float logits choose."""
+    @staticmethod
+    def generated(directory, ids, count):
+        """`ids` and what onnxruntime-genai chooses behind them."""
         loaded = onnxruntime_genai.Model(str(directory))
         params = onnxruntime_genai.GeneratorParams(loaded)
         params.set_search_options(max_length=len(ids) + count, do_sample=False)
@@ -134,14 +137,17 @@ class Case(unittest.TestCase):
         generator.append_tokens(np.array(ids, np.int32))
         while not generator.is_done():
             generator.generate_next_token()
-        tokens = [int(token) for token in generator.get_sequence(0)]
+        return [int(token) for token in generator.get_sequence(0)]
+
+    def check_generation(self, directory, model, ids, count=16):
+        """onnxruntime-genai chooses the tokens that our float logits choose."""
+        tokens = self.generated(directory, ids, count)
         self.assertEqual(tokens[:len(ids)], ids)
         ours = common.logits(model, tokens)[len(ids) - 1:].argmax(1).tolist()
         self.assertEqual(tokens[len(ids):], ours[:-1])
         if len(tokens) < len(ids) + count:  # it chose to end, and the last token is not always part of the sequence
             ends = json.loads((directory / "genai_config.json").read_text())["model"]["eos_token_id"]
             self.assertTrue({tokens[-1], ours[-1]} & set(np.atleast_1d(ends).tolist()))
-        return loaded
 
     def check(self, directory, ids, expected, in_pieces=True):
         decoder = Decoder(directory)
@@ -317,6 +323,82 @@ class Families(Case):
 
     def export(self, model, name, operators):
         return common.exported(model, self.dir / f"{name}.onnx", "--format", "onnx", "--operators", operators)
+
+
+def lines_with(*parts):
+    """Texts of the corpus, the whole of HARD_TEXT among them, that have one of these parts."""
+    return {text for text in test_tokenizers.CORPUS if any(part in text for part in parts)}
+
+
+# To these onnxruntime-genai 0.18 (its onnxruntime-extensions) gives other ids than the library that tokenizer.json is
+# written for, on the same file. A text ends for it before a NUL.
+NUL = lines_with("\0")
+# Text for a SentencePiece vocabulary it cuts by the pattern of Llama 3 before it merges: between a mark and the word
+# behind it, and before the last blank of a run. If the text begins with a blank, it cuts where a word ends before a
+# blank or a line's end, once it has more than ten characters, and after a hundred in any case.
+PIECES = NUL | lines_with(" ▁under", "  ═", "  if (x12345678)", " " + "abcdefghij" * 30)
+# Merges that are written as one string, "left right", as Phi-3's are, lose their carriage returns.
+RETURNS = {"  \r", "if (x) {\r\n    return 1;  \r\n}\r\n"}
+DIFFERENT = {"smollm2": NUL, "phi-3": PIECES | RETURNS, "mistral": PIECES, "llama2-spm-32000": PIECES}
+
+
+@unittest.skipUnless((common.DATA / "tokenizers").exists(), "the data set is not beside the checkout")
+class Tokenizers(Case, test_tokenizers.Models):
+    """onnxruntime-genai's own tokenizer."""
+
+    def setUp(self):
+        self.dir = common.workspace(type(self))
+
+    def load(self, model):
+        directory = common.exported(model, self.dir / f"{model.name}.onnx", "--format", "onnx")
+        return directory, onnxruntime_genai.Tokenizer(onnxruntime_genai.Model(str(directory)))
+
+    def check_ids(self, model, directory, genai, texts, known):
+        library = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        library.no_truncation()
+        library.no_padding()
+        begin = common.tokenize(model, "")  # which genai adds only when it is told to
+        for text in texts:
+            with self.subTest(model=model.name, text=text[:40]):
+                ours = common.tokenize(model, text)
+                self.assertEqual(library.encode(text).ids, ours)
+                self.assertEqual(begin + genai.encode(text).tolist() == ours, text not in known)
+
+    def test_ids(self):
+        for name, kind in test_tokenizers.NAMES.items():
+            model = self.model(name)
+            directory, genai = self.load(model)
+            special = "".join(self.specials(model)[:6])
+            behind, inside = common.HARD_TEXT + special, f"one{special}two {special} three"
+            # It puts a blank before text that follows a special token, as Phi-3's file does and a tokenizer.model not.
+            known = DIFFERENT[name] | ({inside} if kind == "SentencePiece" else set())
+            known |= {behind} if common.HARD_TEXT in known else set()
+            self.check_ids(model, directory, genai, [*test_tokenizers.CORPUS, behind, "one" + special, inside], known)
+            genai.update_options(add_special_tokens="true")
+            # Here tokenizer_config.json counts, and Phi-3's asks for a BOS that its tokenizer.json does not add.
+            begin = [1] if name == "phi-3" else []
+            self.assertEqual(genai.encode(common.PROMPT).tolist(), begin + common.tokenize(model, common.PROMPT))
+
+    def test_ids_of_a_gguf_file(self):
+        model = common.exported(self.model("mistral"), self.dir / "mistral.gguf", "--format", "gguf", "--type", "f32")
+        directory, genai = self.load(model)
+        self.check_ids(model, directory, genai, [*test_tokenizers.CORPUS, "one<s></s>two <s> three"], PIECES)
+
+    def test_it_knows_no_normalizers(self):
+        model = self.model("smollm2")
+        stored = json.loads((model / "tokenizer.json").read_text())
+        (model / "tokenizer.json").write_text(json.dumps({**stored, "normalizer": {"type": "NFC"}}))
+        self.check_ids(model, *self.load(model), ["caf\u00e9", "cafe\u0301"], {"cafe\u0301"})
+
+    def test_generation(self):
+        model = self.model("mistral", tie_word_embeddings=False)
+        directory, genai = self.load(model)
+        genai.update_options(add_special_tokens="true")
+        ours = retort("generate", model, "--prompt", common.PROMPT, "--max-new-tokens", 16, "--temperature", 0)
+        ids = genai.encode(common.PROMPT).tolist()
+        self.assertGreater(len(set(ours["ids"])), 4)
+        self.assertEqual(self.generated(directory, ids, 16), ids + ours["ids"])
+        self.assertEqual(genai.decode(ours["ids"]), ours["text"])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import test_gguf
 CORPUS = [line for line in common.HARD_TEXT.split("\n") if line] + [
     common.HARD_TEXT, common.PROMPT, "", " ", "\n", "  leading and trailing  ", "\t\n\r\n \u3000\u00a0x", "\x00\x01\x1f\x7f\x85",
     "I'm we'll THEY'RE it's 12345678 3.14 １２３ ⅫⅣ ²³", "مرحبا بالعالم ‏RTL‎ שָׁלוֹם", "ก็ไม่มี ภาษา 한국어 조합 각", "👩🏽‍🚀🧑‍🤝‍🧑🇺🇳‼️ ☕️",
-    "a\u0301 \u00e1 \ufb03 \u212b \u2126 ǅ ß ẞ İ ı", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U00020000 \U0010ffff", "!!!???...———~~~```'''\"\"\"", "for(i=0;i<10;++i){a[i]*=2;}\t// x"]
+    "a\u0301 \u00e1 \ufb03 \u212b \u2126 ǅ ß ẞ İ ı", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U00020000 \U0010ffff", "!!!???...———~~~```'''\"\"\"", "for(i=0;i<10;++i){a[i]*=2;}\t// x",
+    "if (x) {\r\n    return 1;  \r\n}\r\n", "  if (x12345678) {\r\n    return 1234567;  \r\n}\r\n", "// ──────  ═══", " " + "abcdefghij" * 30]
 
 NAMES = {"smollm2": "Byte-level BPE", "phi-3": "SentencePiece, as tokenizer.json", "mistral": "SentencePiece",
          "llama2-spm-32000": "SentencePiece"}
@@ -44,12 +45,12 @@ class Models(unittest.TestCase):
     def setUpClass(cls):
         cls.dir = common.workspace(cls)
 
-    def model(self, name):
+    def model(self, name, **settings):
         files = tokenizer_files(name, self.dir / f"{name}-files")
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": self.size(files),
                   "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
                   "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-                  "bos_token_id": 1, "eos_token_id": 2, "dtype": "float32"}
+                  "bos_token_id": 1, "eos_token_id": 2, "dtype": "float32", **settings}
         path = self.dir / f"{name}.json"
         path.write_text(json.dumps(config))
         common.retort("init", "--config", path, "--tokenizer", files, "--output", self.dir / name, "--type", "f32")

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -11,6 +12,8 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/base/json.h"
+#include "core/tokenizer/sentencepiece.h"
+#include "core/tokenizer/tokenizer_files.h"
 #include "core/tokenizer/utf8.h"
 
 namespace retort {
@@ -204,6 +207,57 @@ TEST(TokenizerGolden, TheSentencePieceModelsAtHandEqualTheReference) {
   for (const auto& [name, expected] : golden["cases"].items())
     if (name.find('/') != std::string::npos)
       expect_equal_to_sentencepiece(read_text_file(kShared / name), expected, name);
+}
+
+// A special token and, where there is one, a user-defined piece among texts: all that is not in the corpus.
+std::vector<std::string> marked(const std::string& text, const SentencePieceSpec& spec) {
+  std::vector<std::string> texts{text, "</s>" + text, " a </s> " + text + " </s></s>"};
+  const auto& tokens = spec.vocabulary.tokens;
+  const auto piece = std::ranges::find(tokens, TokenType::kUserDefined, &VocabularyEntry::type);
+  if (piece != tokens.end()) texts.push_back("a" + piece->text + text + " " + piece->text + " b</s>" + piece->text);
+  return texts;
+}
+
+void expect_the_same_through_files(const std::string& model, const std::string& name) {
+  const SentencePieceSpec spec = sentencepiece_spec(std::as_bytes(std::span(model)), "", name);
+  EXPECT_EQ(refuses_tokenizer_files(spec), "") << name;
+  const TokenizerFiles files = tokenizer_files_of(spec);
+  const auto direct = make_sentencepiece_tokenizer(spec, name);
+  const auto made = tokenizer_from_json(files.tokenizer, files.config, name);
+  EXPECT_EQ(made->size(), direct->size());
+  for (const std::string& plain : corpus())
+    for (const std::string& text : marked(plain, spec)) {
+      const auto ids = direct->encode(text);
+      EXPECT_EQ(made->encode(text), ids) << name << " '" << text.substr(0, 200) << "'";
+      const bool unknown = std::ranges::find(ids, *spec.vocabulary.unknown) != ids.end();  // decoded by its surface
+      EXPECT_TRUE(unknown || made->decode(ids, true) == direct->decode(ids, true)) << name << " '" << text << "'";
+    }
+}
+
+TEST(SentencePieceFiles, GiveTheSameIds) {
+  const Json models = read_json_file(kGolden / "sentencepiece_models.json");
+  for (const char* name : {"no_prefix", "crossing"})
+    expect_the_same_through_files(from_base64(models[name].get<std::string>()), name);
+}
+
+TEST(SentencePieceFiles, OfTheModelsAtHandGiveTheSameIds) {
+  if (!fs::exists(kShared))
+    GTEST_SKIP() << "../shared/data is absent: the models of Llama and Mistral are not compared";
+  const Json golden = read_json_file(kGolden / "sentencepiece.json");
+  for (const auto& [name, expected] : golden["cases"].items())
+    if (name.find('/') != std::string::npos) expect_the_same_through_files(read_text_file(kShared / name), name);
+}
+
+TEST(SentencePieceFiles, AModelThatTheyCannotSayIsRefused) {
+  const Json models = read_json_file(kGolden / "sentencepiece_models.json");
+  const auto refusal = [&](const char* name) {
+    const std::string model = from_base64(models[name].get<std::string>());
+    return refuses_tokenizer_files(sentencepiece_spec(std::as_bytes(std::span(model)), "", name));
+  };
+  EXPECT_EQ(refusal("plain"), "it makes one blank of several");
+  EXPECT_EQ(refusal("rules"), "it has rules of normalization");
+  EXPECT_EQ(refusal("suffix"), "its blanks stand behind words");
+  EXPECT_EQ(refusal("bytes"), "its piece 'the qu' is user-defined and has a blank");
 }
 
 // Special tokens in a text are a matter of transformers, not of SentencePiece.
