@@ -64,7 +64,8 @@ void check_device(const CommandLine& line, const std::string& device) {
 
 std::string output_path(const CommandLine& line) {
   const OutputKind kind = line.operation->output;
-  if (line.shared.has("output") && !line.shared.text("output").empty()) return line.shared.text("output");
+  if (line.shared.has("output") && !line.shared.text("output").empty())
+    return fs::path(line.shared.text("output")).lexically_normal().string();
   if (line.shared.has("output") || (kind != OutputKind::kNone && kind != OutputKind::kWorkspace))
     fail_usage(line.operation->name, "--output",
                line.shared.has("output") ? "the path is empty" : "it is required and was not given");

@@ -17,13 +17,25 @@ namespace retort {
 namespace {
 
 constexpr std::array kFormats{
-    ExportFormat{"gguf", false, true, true, true, false, false, make_gguf_writer},
-    ExportFormat{"onnx", true, true, true, true, true, true, make_onnx_writer},
-    ExportFormat{"gptq", true, true, false, false, true, false, make_gptq_writer},
-    ExportFormat{"hf", true, false, true, false, true, false, make_hf_writer},
-    ExportFormat{"awq", true, true, false, false, true, false, make_awq_writer},
-    ExportFormat{"compressed-tensors", true, true, false, false, true, false, make_compressed_tensors_writer},
-    ExportFormat{"mlx", true, true, false, false, false, false, make_mlx_writer},
+    ExportFormat{
+        .name = "gguf", .integers = true, .takes_type = true, .vectors_in_f32 = true, .make = make_gguf_writer},
+    ExportFormat{.name = "onnx",
+                 .directory = true,
+                 .integers = true,
+                 .takes_type = true,
+                 .vectors_in_f32 = true,
+                 .windows = true,
+                 .json_tokenizer = true,
+                 .make = make_onnx_writer},
+    ExportFormat{.name = "gptq", .directory = true, .integers = true, .windows = true, .make = make_gptq_writer},
+    ExportFormat{.name = "hf", .directory = true, .takes_type = true, .windows = true, .make = make_hf_writer},
+    ExportFormat{.name = "awq", .directory = true, .integers = true, .windows = true, .make = make_awq_writer},
+    ExportFormat{.name = "compressed-tensors",
+                 .directory = true,
+                 .integers = true,
+                 .windows = true,
+                 .make = make_compressed_tensors_writer},
+    ExportFormat{.name = "mlx", .directory = true, .integers = true, .make = make_mlx_writer},
 };
 
 // What refuses() gets to see.

@@ -56,12 +56,12 @@ class ArtifactWriter {
 
 struct ExportFormat {
   std::string_view name;
-  bool directory;       // PATH is always a directory, else a file or a directory that exists
-  bool integers;        // holds codes and scales; else quantized tensors become f32, which is exact
-  bool takes_type;      // has kinds that --type chooses; else it is for integers, and a model without any is refused
-  bool vectors_in_f32;  // norms and biases are F32 whatever the type
-  bool windows;         // its programs know sliding windows; else the artifact has a context that ends with the window
-  bool json_tokenizer;  // its programs read no tokenizer.model: a tokenizer.json lies beside it (json_tokenizer.h)
+  bool directory = false;       // PATH is always a directory, else a file or a directory that exists
+  bool integers = false;        // holds codes and scales; else quantized tensors become f32, which is exact
+  bool takes_type = false;      // has kinds for --type; else it is for integers, and a model without any is refused
+  bool vectors_in_f32 = false;  // norms and biases are F32 whatever the type
+  bool windows = false;         // its programs know sliding windows; else the artifact's context ends with the window
+  bool json_tokenizer = false;  // its programs read no tokenizer.model: see json_tokenizer.h
   // `source` outlives the writer.
   std::unique_ptr<ArtifactWriter> (*make)(const ModelSource& source, const ExportOptions& options);
 };

@@ -6,10 +6,12 @@
 #include <filesystem>
 #include <set>
 
+#include "core/arch/joined_family.h"
 #include "core/base/counts.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "core/checkpoint/chat_templates.h"
+#include "core/tokenizer/gguf_vocabulary.h"
 #include "export/gguf_end_tokens.h"
 #include "export/model_name.h"
 #include "export/provenance.h"
@@ -63,11 +65,21 @@ void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfi
 }
 
 // As llama.cpp's converter has it; a size that the name does not say is counted.
-void add_name(Metadata& meta, const ModelName& name, int64_t parameters) {
+// llama.cpp takes the rule for blanks behind tokens from the name (core/tokenizer/gguf_vocabulary.h).
+std::string name_that_strips_alike(std::string title, const Vocabulary& vocabulary) {
+  const bool strips = strips_as_phi3(vocabulary);
+  if (strips == names_phi3(title)) return title;
+  if (strips) return title.empty() ? "Phi-3" : title + " (Phi-3 tokenizer)";
+  for (size_t i = 0; i < title.size(); ++i)
+    if (names_phi3(title.substr(i, 4))) title.insert(i + 3, " ");
+  return title;
+}
+
+void add_name(Metadata& meta, const ModelName& name, int64_t parameters, const Vocabulary& vocabulary) {
   const auto text = [&](const char* key, const std::string& value) {
     if (!value.empty()) meta.text(key, value);
   };
-  text("general.name", title_of(name.full));
+  text("general.name", name_that_strips_alike(title_of(name.full), vocabulary));
   text("general.version", name.version);
   text("general.finetune", name.finetune);
   text("general.basename", name.base);
@@ -243,12 +255,23 @@ GgufHeader gguf_metadata(const ModelSource& source, const std::string& id) {
   Metadata meta;
   meta.text("general.architecture", std::string(c.family->gguf_architecture));
   meta.text("general.type", "model");
-  add_name(meta, parse_model_name(id, c.parameters()), c.parameters());
+  add_name(meta, parse_model_name(id, c.parameters()), c.parameters(), source.tokenizer()->vocabulary());
   add_sizes(meta, c);
   add_vocabulary(meta, source);
   add_chat_templates(meta, source);
   add_provenance(meta, source);
   return meta.take();
+}
+
+std::string unsaid_strips(const Vocabulary& vocabulary) {
+  if (strips_as_phi3(vocabulary)) return {};
+  const auto strips = [](const VocabularyEntry& token) { return token.strip_left || token.strip_right; };
+  const auto first = std::ranges::find_if(vocabulary.tokens, strips);
+  if (first == vocabulary.tokens.end()) return {};
+  const auto count = std::ranges::count_if(vocabulary.tokens, strips);
+  return "blanks beside '" + first->text + "'" +
+         (count > 1 ? " and " + std::to_string(count - 1) + " more tokens" : "") +
+         " belong to them, for which GGUF has no key: llama.cpp makes tokens of those blanks";
 }
 
 std::vector<std::string> gguf_unsaid(const ModelSource& source) {
@@ -259,6 +282,7 @@ std::vector<std::string> gguf_unsaid(const ModelSource& source) {
       notes.push_back("the chat template '" + name + "' is left out: in GGUF its name is that of another");
   const auto tokenizer = source.tokenizer();
   const Vocabulary& vocabulary = tokenizer->vocabulary();
+  if (const std::string note = unsaid_strips(vocabulary); !note.empty()) notes.push_back(note);
   for (const int64_t id : gguf_end_tokens(source.config(), vocabulary).unsaid)
     notes.push_back("the token " + std::to_string(id) + " '" + std::string(text_of_token(vocabulary, id)) +
                     "' ends a generation too, for which GGUF has no key: llama.cpp goes on after it");
@@ -267,7 +291,7 @@ std::vector<std::string> gguf_unsaid(const ModelSource& source) {
 
 std::string gguf_model_name(const ModelSource& source, const std::string& id, const GgufLayerTypes& types) {
   const ModelConfig& c = source.config();
-  const ModelName name = parse_model_name(id.empty() ? c.family->model_type : std::string_view(id), c.parameters());
+  const ModelName name = parse_model_name(id.empty() ? stored_family(c) : std::string_view(id), c.parameters());
   return gguf_stem(name, c.parameters(), file_type(types).name);
 }
 

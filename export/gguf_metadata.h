@@ -15,6 +15,8 @@ namespace retort {
 // window, which llama.cpp does not have for these architectures, gets a context that is no longer than the window.
 // `id`: "owner/name" or the name of the model, as far as it is known (provenance.h); else empty.
 GgufHeader gguf_metadata(const ModelSource& source, const std::string& id);
+// What the tokens do with blanks beside them that llama.cpp does not; empty: nothing.
+std::string unsaid_strips(const Vocabulary& vocabulary);
 // What the model says and a GGUF file has no key for, as sentences.
 std::vector<std::string> gguf_unsaid(const ModelSource& source);
 // How many weights of the layers' matrices have each type: "q4_k", "f16", ...

@@ -29,13 +29,22 @@ std::string calibration_of(const Json& report) {
   return tokens > 0 ? windows + " of " + std::to_string(tokens) + " tokens" : windows;
 }
 
+// Null: there is none.
+const Json& object_at(const Json& json, const char* key) {
+  static const Json kNull;
+  const auto found = json.is_object() ? json.find(key) : json.end();
+  return found == json.end() || !found->is_object() ? kNull : *found;
+}
+
 // llm-compressor says it of each group of modules, and has two words for the same.
 bool is_solved_by_activation(const Json& config) {
-  const Json groups = config.value(Json::json_pointer("/quantization_config/config_groups"), Json::object());
-  return !groups.empty() && std::ranges::all_of(groups, [](const Json& group) {
-    const Json order = group.is_object() ? group.value(Json::json_pointer("/weights/actorder"), Json()) : Json();
-    return order == "static" || order == "weight";
-  });
+  const Json& settings = object_at(config, "quantization_config");
+  const Json& groups = object_at(settings, "config_groups");
+  return text_at(settings, "quant_method") == "compressed-tensors" && !groups.empty() &&
+         std::ranges::all_of(groups, [](const Json& group) {
+           const std::string order = text_at(object_at(group, "weights"), "actorder");
+           return order == "static" || order == "weight";
+         });
 }
 
 // Of the report that says which method it was, of what an artifact carries, or of the settings of another program.

@@ -5,10 +5,10 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/arch/family.h"
 #include "core/base/json.h"
@@ -30,14 +30,19 @@ std::span<const JoinedFamily> joined_families();
 const JoinedFamily* find_joined_family(std::string_view model_type);                 // nullptr: not known
 const JoinedFamily* find_joined_family_by_gguf(std::string_view gguf_architecture);  // likewise
 
+// The model_type that the checkpoint has.
+std::string_view stored_family(const ModelConfig& config);
 // The configuration of the family that it is read as.
 Json restated_config(const Json& config, const JoinedFamily& family);
 
-// Where a checkpoint of config.stored_as has the rows of a weight; none: under its own name.
-struct JoinedRows {
-  const Join* join;
-  int64_t first = 0, rows = 0;  // `rows`: of the whole matrix
+// Where a checkpoint has the rows of a tensor of the model: in a tensor of its own, or from `first` on in one that
+// config.stored_as joins. `shape`: of the stored one.
+struct StoredPlace {
+  std::string hf_name, gguf_name;
+  bool joined = false;
+  int64_t first = 0;
+  std::vector<int64_t> shape;
 };
-std::optional<JoinedRows> joined_rows(const ModelConfig& config, const ExpectedTensor& tensor);
+StoredPlace stored_place(const ModelConfig& config, const ExpectedTensor& tensor);
 
 }  // namespace retort

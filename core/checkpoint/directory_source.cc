@@ -82,7 +82,7 @@ class DirectorySource final : public ModelSource {
   void add_quantized(const ExpectedTensor& expected, Entry entry);
   Entry parts_of(const ExpectedTensor& expected) const;
   void add_problem(std::string problem);
-  [[noreturn]] void missing(const ExpectedTensor& expected) const;
+  [[noreturn]] void missing(const std::string& name) const;
   void check_tied_head();
   void list_extras();
 
@@ -108,8 +108,8 @@ Json DirectorySource::read_config() const {
   return read_json_file(path_ / "config.json");
 }
 
-void DirectorySource::missing(const ExpectedTensor& expected) const {
-  fail("checkpoint", path_.string(), "the tensor '" + expected.name + "' is missing");
+void DirectorySource::missing(const std::string& name) const {
+  fail("checkpoint", path_.string(), "the tensor '" + name + "' is missing");
 }
 
 void DirectorySource::add_problem(std::string problem) {
@@ -143,20 +143,17 @@ void DirectorySource::check_shape(const StoredTensor& stored, const std::vector<
 }
 
 StoredTensor DirectorySource::stored_of(const ExpectedTensor& expected) {
-  const auto joined = joined_rows(config_, expected);
-  const std::string name = joined ? filled_name(joined->join->hf_name, expected.layer) : expected.name;
-  const StoredTensor* stored = shards_.find(name);
-  if (stored == nullptr) fail("checkpoint", path_.string(), "the tensor '" + name + "' is missing");
-  std::vector<int64_t> shape = expected.shape;
-  if (joined) shape.front() = joined->rows;
-  check_shape(*stored, shape);
-  used_.insert(name);
-  if (!joined) return *stored;
+  const StoredPlace place = stored_place(config_, expected);
+  const StoredTensor* stored = shards_.find(place.hf_name);
+  if (stored == nullptr) missing(place.hf_name);
+  check_shape(*stored, place.shape);
+  used_.insert(place.hf_name);
+  if (!place.joined) return *stored;
+  const uint64_t row_bytes = stored->info->bytes / static_cast<uint64_t>(place.shape.front());
   TensorInfo& rows = joined_.emplace_back(*stored->info);
   rows.shape = expected.shape;
-  rows.bytes =
-      stored->info->bytes / static_cast<uint64_t>(joined->rows) * static_cast<uint64_t>(expected.shape.front());
-  rows.offset += stored->info->bytes / static_cast<uint64_t>(joined->rows) * static_cast<uint64_t>(joined->first);
+  rows.bytes = row_bytes * static_cast<uint64_t>(expected.shape.front());
+  rows.offset += row_bytes * static_cast<uint64_t>(place.first);
   return {stored->file, &rows};
 }
 
@@ -172,7 +169,7 @@ void DirectorySource::add_dense(const ExpectedTensor& expected) {
 }
 
 void DirectorySource::add_quantized(const ExpectedTensor& expected, Entry entry) {
-  if (entry.parts.empty()) missing(expected);
+  if (entry.parts.empty()) missing(expected.name);
   const StoredWeight& weight = *entry.weight;
   ModelTensor tensor{expected.name, expected.shape, weight.scheme, 0, {}};
   for (const StoredTensor& stored : entry.stored) {

@@ -5,6 +5,7 @@
 #include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/tokenizer/gguf_pre_tokenizers.h"
+#include "core/tokenizer/gguf_vocabulary.h"
 #include "core/tokenizer/utf8.h"
 
 namespace retort {
@@ -89,7 +90,10 @@ Json longrope_of(const Keys& keys, const GgufRopeFactors& factors) {
 void read_rope(const Keys& keys, const GgufRopeFactors& factors, std::string_view label, Json& config) {
   Json rope{{"rope_theta", keys.number("rope.freq_base").value_or(10000.0)}, {"rope_type", "default"}};
   // llama.cpp takes the factors of LongRoPE where they are, whatever the type.
-  const auto type = keys.string("rope.scaling.type").value_or(factors.short_factors.empty() ? "none" : "longrope");
+  const bool longrope = !factors.short_factors.empty();
+  const auto type = keys.string("rope.scaling.type").value_or(longrope ? "longrope" : "none");
+  if (longrope && type != "longrope")
+    fail("gguf", label, "factors of LongRoPE and the rope scaling '" + type + "' are combined");
   const double old_scale = keys.number("rope.scale_linear").value_or(1.0);
   const double factor = keys.number("rope.scaling.factor").value_or(type == "none" ? old_scale : 1.0);
   if (type != "none" && type != "linear" && type != "yarn" && type != "longrope")
@@ -227,6 +231,7 @@ Vocabulary vocabulary_of_gguf(const GgufHeader& header, std::string_view label) 
   vocabulary.unknown = token_id(header, "unknown_token_id");
   vocabulary.padding = token_id(header, "padding_token_id");
   check_token_ids(vocabulary, label);
+  if (names_phi3(header.string("general.name").value_or(""))) strip_as_phi3(vocabulary);
   return vocabulary;
 }
 

@@ -130,26 +130,23 @@ ModelConfig GgufSource::read_config() const {
 }
 
 void GgufSource::add(const ExpectedTensor& expected) {
-  const auto joined = joined_rows(config_, expected);
-  const std::string name =
-      joined ? filled_name(joined->join->gguf_name, expected.layer) : gguf_name(*expected.rule, expected.layer);
+  const StoredPlace place = stored_place(config_, expected);
+  const std::string& name = place.gguf_name;
   const GgufTensorInfo* info = file_.header().find_tensor(name);
   if (info == nullptr) fail("gguf", path_.string(), "the tensor '" + name + "' is missing");
-  std::vector<int64_t> shape = expected.shape;
-  if (joined) shape.front() = joined->rows;
-  if (info->shape != shape)
+  if (info->shape != place.shape)
     fail("gguf", path_.string(),
          "the tensor '" + name + "' has the shape " + Json(info->shape).dump() + "; the metadata ask for " +
-             Json(shape).dump());
+             Json(place.shape).dump());
   const auto scheme = scheme_of(*info);
   if (!scheme)
     fail("gguf", path_.string(), "the tensor '" + name + "' has the type " + type_name(*info) + ", which is not read");
   if (expected.shape.size() < 2 && find_ggml_type(info->type)->block_elements > 1)
     fail("gguf", path_.string(), "the vector '" + name + "' is quantized, which is not read");
   const bool rotary = expected.rule->role == Role::kQuery || expected.rule->role == Role::kKey;
-  const bool interleaved = rotary && !joined && config_.family->gguf_interleaved_rope;
-  entries_.emplace(expected.name, Entry{info, joined ? joined->first : 0, shape.front(), interleaved});
-  const uint64_t row_bytes = info->bytes / static_cast<uint64_t>(shape.front());
+  const bool interleaved = rotary && !place.joined && config_.family->gguf_interleaved_rope;
+  entries_.emplace(expected.name, Entry{info, place.first, place.shape.front(), interleaved});
+  const uint64_t row_bytes = info->bytes / static_cast<uint64_t>(place.shape.front());
   tensors_.push_back(
       {expected.name, expected.shape, *scheme, row_bytes * static_cast<uint64_t>(expected.shape.front())});
 }

@@ -174,7 +174,8 @@ std::vector<VocabularyEntry> entries_of(const Pipeline& pipeline, const std::opt
   for (const auto& [text, id] : pipeline.model.vocabulary())
     at(id) = {text, 0, bytes && is_byte_name(text) ? TokenType::kByte : TokenType::kNormal};
   for (const AddedToken& token : pipeline.added.tokens())
-    at(token.id) = {token.content, 0, token.special ? TokenType::kControl : TokenType::kUserDefined};
+    at(token.id) = {token.content, 0, token.special ? TokenType::kControl : TokenType::kUserDefined, token.strip_left,
+                    token.strip_right};
   if (unknown && bytes) at(*unknown).type = TokenType::kUnknown;
   for (size_t id = 0; id < tokens.size(); ++id)
     if (tokens[id].text.empty()) tokens[id].text = "[PAD" + std::to_string(id) + "]";
@@ -190,6 +191,13 @@ bool uses_byte_level(const SortedJson& json) {
   for (const SortedJson& part : flattened(json.value("pre_tokenizer", SortedJson()), "pretokenizers"))
     if (text_of(part, "type") == "ByteLevel") return true;
   return !flag_of(json.at("model"), "byte_fallback", false);
+}
+
+bool phi3_strips(const VocabularyEntry& token) {
+  if (token.text == "</s>") return true;
+  if (token.text == "<unk>" || token.text == "<s>" || token.text == "<|endoftext|>") return false;
+  return token.type == TokenType::kControl || token.type == TokenType::kUserDefined ||
+         token.type == TokenType::kUnknown;
 }
 
 // ---- GGUF to tokenizers ----
@@ -229,7 +237,12 @@ std::unique_ptr<Tokenizer> byte_level_tokenizer(Vocabulary vocabulary, std::stri
     const VocabularyEntry& token = vocabulary.tokens[id];
     const bool special = token.type == TokenType::kControl || token.type == TokenType::kUnknown;
     if (special || token.type == TokenType::kUserDefined)
-      pipeline.added.add({.content = token.text, .id = static_cast<int32_t>(id), .special = special}, {});
+      pipeline.added.add({.content = token.text,
+                          .id = static_cast<int32_t>(id),
+                          .strip_left = token.strip_left,
+                          .strip_right = token.strip_right,
+                          .special = special},
+                         {});
   }
   pipeline.added.finish(nullptr);
   pipeline.vocabulary = std::move(vocabulary);
@@ -237,6 +250,27 @@ std::unique_ptr<Tokenizer> byte_level_tokenizer(Vocabulary vocabulary, std::stri
 }
 
 }  // namespace
+
+bool names_phi3(std::string_view general_name) {
+  std::string name(general_name);
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
+}
+
+bool strips_any(const Vocabulary& vocabulary) {
+  return std::ranges::any_of(vocabulary.tokens,
+                             [](const VocabularyEntry& token) { return token.strip_left || token.strip_right; });
+}
+
+bool strips_as_phi3(const Vocabulary& vocabulary) {
+  return strips_any(vocabulary) && std::ranges::all_of(vocabulary.tokens, [](const VocabularyEntry& token) {
+           return !token.strip_left && token.strip_right == phi3_strips(token);
+         });
+}
+
+void strip_as_phi3(Vocabulary& vocabulary) {
+  for (VocabularyEntry& token : vocabulary.tokens) token.strip_right = phi3_strips(token);
+}
 
 SortedJson pre_tokenizer_json(const GgufPreTokenizer& row) {
   SortedJson parts = SortedJson::array();

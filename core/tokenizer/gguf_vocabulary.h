@@ -18,4 +18,11 @@ Vocabulary describe_for_gguf(const SortedJson& json, const Pipeline& pipeline, c
 // A Split by each pattern, then ByteLevel: what tokenizer.json files of these models say.
 SortedJson pre_tokenizer_json(const GgufPreTokenizer& row);
 
+// GGUF has no place for blanks that belong to tokens. llama.cpp gives those behind most tokens to them where
+// general.name has "phi-3" or "phi3" in it (llama-vocab.cpp, llama_vocab::impl::load).
+bool names_phi3(std::string_view general_name);
+bool strips_as_phi3(const Vocabulary& vocabulary);
+void strip_as_phi3(Vocabulary& vocabulary);
+bool strips_any(const Vocabulary& vocabulary);
+
 }  // namespace retort

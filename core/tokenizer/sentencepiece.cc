@@ -126,7 +126,12 @@ class SentencePieceTokenizer : public Tokenizer {
       longest_user_defined_ = std::max(longest_user_defined_, token.text.size());
     }
     if (token.type == TokenType::kControl || token.type == TokenType::kUnknown || apart)
-      special_.add({.content = token.text, .id = id, .special = !apart}, {});
+      special_.add({.content = token.text,
+                    .id = id,
+                    .strip_left = token.strip_left,
+                    .strip_right = token.strip_right,
+                    .special = !apart},
+                   {});
     if (token.type != TokenType::kByte) return;
     const auto byte = byte_of_piece(token.text);
     if (!byte) fail("tokenizer", label, "the byte piece '" + token.text + "' is not of the form <0x0A>");

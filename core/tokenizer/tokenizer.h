@@ -21,6 +21,7 @@ struct VocabularyEntry {
   std::string text;  // as stored: byte-level alphabet or SentencePiece's U+2581
   float score = 0;
   TokenType type = TokenType::kNormal;
+  bool strip_left = false, strip_right = false;  // blanks beside a token that is found by its text belong to it
 };
 
 // What a GGUF file says of a tokenizer, and what is needed to write one.

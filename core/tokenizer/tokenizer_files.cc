@@ -52,8 +52,8 @@ SortedJson added_tokens_json(const Vocabulary& vocabulary) {
     added.push_back({{"id", id},
                      {"content", token.text},
                      {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
+                     {"lstrip", token.strip_left},
+                     {"rstrip", token.strip_right},
                      {"normalized", false},
                      {"special", token.type != TokenType::kUserDefined}});
   }

@@ -5,11 +5,13 @@
 #include <functional>
 #include <set>
 
+#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "core/checkpoint/gguf.h"
 #include "core/tokenizer/unicode.h"
 #include "export/gguf_end_tokens.h"
+#include "export/gguf_metadata.h"
 #include "export/hard_text.h"
 #include "export/json_tokenizer.h"
 #include "export/provenance.h"
@@ -25,12 +27,20 @@ namespace {
 
 constexpr int64_t kChunkElements = int64_t{1} << 20;
 
+// Every export has a matrix for each projection.
+void refuse_joined(const std::string& model_type, const fs::path& path) {
+  if (find_joined_family(model_type) != nullptr)
+    fail("verify", path.string(), "a model of the type '" + model_type + "', whose matrices are joined, is no export",
+         "Export it, and verify that");
+}
+
 std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelConfig& config) {
   if (!fs::exists(path)) fail("verify", path.string(), "there is no such file or directory");
   if (!fs::is_directory(path)) return open_gguf_artifact(path, config);
   if (const fs::path inside = gguf_in_directory(path); !inside.empty()) return open_gguf_artifact(inside, config);
   if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path, config);
   const Json json = read_json_file((path / "config.json").string());
+  refuse_joined(json_value<std::string>(json, "model_type", "", path.string()), path);
   const auto settings = json.find("quantization_config");
   const std::string method = settings == json.end() || !settings->is_object()
                                  ? std::string()
@@ -232,6 +242,20 @@ bool same_ids_of_nfc(const Tokenizer& mine, const Tokenizer& stored, const std::
          mine.encode(text + specials, true) == stored.encode(normal + specials, true);
 }
 
+// GGUF has no place for blanks that belong to tokens, but llama.cpp a rule for one family.
+bool same_strips(const Vocabulary& mine, const Vocabulary& stored, VerifyResult& result) {
+  const std::string unsaid = unsaid_strips(mine);
+  for (size_t id = 0; id < std::min(mine.tokens.size(), stored.tokens.size()); ++id) {
+    const VocabularyEntry &token = mine.tokens[id], &other = stored.tokens[id];
+    if (token.strip_left == other.strip_left && token.strip_right == other.strip_right) continue;
+    (unsaid.empty() ? result.differences : result.notes)
+        .push_back("tokenizer: " +
+                   (unsaid.empty() ? "blanks beside '" + token.text + "' belong to it in one alone" : unsaid));
+    return !unsaid.empty();
+  }
+  return true;
+}
+
 // The ids that begin and end a text, and whether they are added. Where a tokenizer does not name them, a GGUF file has
 // those of the configuration.
 bool same_rules(const Vocabulary& mine, const Vocabulary& stored, const ModelConfig& config, VerifyResult& result) {
@@ -246,7 +270,7 @@ bool same_rules(const Vocabulary& mine, const Vocabulary& stored, const ModelCon
     return differ("it has another token for the unknown or for padding");
   if (mine.add_bos != stored.add_bos || mine.add_eos != stored.add_eos)
     return differ("it adds BOS or EOS where the model's does not");
-  return true;
+  return same_strips(mine, stored, result);
 }
 
 // A GGUF file has three keys for tokens that end a generation, and llama.cpp stops at some texts without being told.

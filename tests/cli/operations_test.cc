@@ -183,7 +183,7 @@ TEST_F(Program, WritesAGgufModelIntoADirectoryThatIsAskedFor) {
     arguments.insert(arguments.end(), options.begin(), options.end());
     return retort(arguments);
   };
-  for (const char* path : {"plain/", "named.gguf/"}) {
+  for (const char* path : {"plain/", "named.gguf/", "dotted.gguf/."}) {
     ASSERT_EQ(exported({path}).code, 0);
     ASSERT_TRUE(fs::is_directory(directory_ / path)) << path;
     const fs::path file = fs::directory_iterator(directory_ / path)->path();

@@ -69,8 +69,9 @@ PHI3_NAMES = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output
               "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 
 
-def phi3_file(golden, vocabulary, path, kind):
-    """Of a golden Phi-3 model, in the architecture that llama.cpp has for it: with joined matrices, of the type `kind`."""
+def phi3_file(golden, vocabulary, path, kind, scaling=None):
+    """Of a golden Phi-3 model, in the architecture that llama.cpp has for it: with joined matrices, of the type `kind`,
+    but those of gate and up in Q5_0 where the others are Q8_0."""
     config = json.loads((golden / "config.json").read_text())
     rope = config["rope_parameters"]
     writer = gguf.GGUFWriter(path, "phi3")
@@ -81,8 +82,10 @@ def phi3_file(golden, vocabulary, path, kind):
         writer.add_uint32("phi3." + name, config[key])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
-    if config["sliding_window"]:
-        writer.add_sliding_window(config["sliding_window"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_sliding_window(config["sliding_window"] or 0)
+    if scaling:
+        writer.add_string("phi3.rope.scaling.type", scaling)
     if rope["rope_type"] == "longrope":
         original = rope["original_max_position_embeddings"]
         writer.add_rope_scaling_orig_ctx_len(original)
@@ -99,7 +102,8 @@ def phi3_file(golden, vocabulary, path, kind):
             _, _, layer, part = name.removesuffix(".weight").split(".", 3)
             stored = f"blk.{layer}.{PHI3_NAMES[part]}.weight"
         if values.ndim == 2 and kind != gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(stored, gguf.quantize(values, kind), raw_dtype=kind)
+            block = gguf.GGMLQuantizationType.Q5_0 if "ffn_up" in stored else kind
+            writer.add_tensor(stored, gguf.quantize(values, block), raw_dtype=block)
         else:
             writer.add_tensor(stored, values)
     write_all(writer)
@@ -172,26 +176,75 @@ class EveryFamily(Case):
                 self.assertLess(np.abs(theirs - expected).max(), 1e-5 * np.abs(expected).max())
 
 
+class BlanksOfTokens(Case):
+    TEXT = "<|user|>\nhi there<|end|>\n<|assistant|>\n  ok</s> x<|endoftext|>\n"
+
+    @unittest.skipUnless((common.DATA / "tokenizers/phi-3").exists(), "the data set is not beside the checkout")
+    def test_phi3(self):
+        """Its published tokenizer takes the blanks behind most tokens. llama.cpp does so by the name of the model."""
+        files = test_tokenizers.tokenizer_files("phi-3", self.dir / "files")
+        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32064, "hidden_size": 32,
+                  "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                  "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "bos_token_id": 1,
+                  "eos_token_id": 32000, "dtype": "float32"}
+        path = self.dir / "config.json"
+        for name, strips, model_id in (("none", None, "some/phi3x"), ("all", "rule", "some/model"), ("one", "<|end|>", "some/model")):
+            path.write_text(json.dumps({**config, "_name_or_path": model_id}))
+            stored = json.loads((common.DATA / "tokenizers/phi-3/tokenizer.json").read_text(encoding="utf-8"))
+            for token in stored["added_tokens"]:
+                exempt = token["content"] in ("<unk>", "<s>", "<|endoftext|>")
+                token["rstrip"] = not exempt if strips == "rule" else token["content"] == strips
+            (files / "tokenizer.json").write_text(json.dumps(stored), encoding="utf-8")
+            settings = json.loads((files / "tokenizer_config.json").read_text())
+            settings.pop("added_tokens_decoder", None)
+            (files / "tokenizer_config.json").write_text(json.dumps(settings))
+            common.retort("init", "--config", path, "--tokenizer", files, "--output", self.dir / name, "--type", "f32")
+            file = self.dir / f"{name}.gguf"
+            done = common.retort("export", self.dir / name, "--format", "gguf", "--type", "f32", "--output", file)
+            proof = common.retort("verify", file, "--against", self.dir / name)
+            library = tokenizers.Tokenizer.from_str(json.dumps(stored))
+            library.no_truncation()
+            ids, theirs = library.encode(self.TEXT).ids, test_gguf.tokens_of(test_gguf.load(file, 64), self.TEXT)
+            with self.subTest(tokens=name):
+                self.assertEqual(common.tokenize(self.dir / name, self.TEXT), ids)
+                self.assertEqual(common.tokenize(file, self.TEXT), theirs)
+                said = [note for note in (*done["notes"], *proof["notes"]) if "blanks beside '<|end|>' belong" in note]
+                self.assertEqual(len(said), 2 if name == "one" else 0)
+                if name != "one":
+                    self.assertEqual(theirs, ids)
+                    again = common.exported(file, self.dir / f"{name}-again", "--format", "hf")
+                    self.assertEqual(Loaded(again).library.encode(self.TEXT).ids, ids)
+
+
 class JoinedMatrices(Case):
     def test_phi3(self):
         """The logits of transformers' Phi-3, of llama.cpp's and ours, and the integers of joined matrices taken apart."""
         for name in ("phi3", "phi3-longrope"):
             golden = common.ROOT / "tests/golden/families" / name
             model = common.family_model(golden, self.dir / name)
-            ours = common.exported(model, self.dir / f"{name}-llama.gguf", "--format", "gguf", "--type", "f32")
+            vocabulary = common.exported(model, self.dir / f"{name}-llama.gguf", "--format", "gguf", "--type", "f32")
+            source = transformers.AutoModelForCausalLM.from_pretrained(model)
             stored = load_file(golden / "golden.safetensors")
             window = json.loads((golden / "config.json").read_text())["sliding_window"] or 64
             ids, expected = stored["input_ids"][0].tolist(), stored["logits"][0]
             for kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0):
                 with self.subTest(model=name, type=kind.name):
-                    file = phi3_file(golden, ours, self.dir / f"{name}-{kind.name}.gguf", kind)
+                    file = phi3_file(golden, vocabulary, self.dir / f"{name}-{kind.name}.gguf", kind)
                     logits = common.logits(file, ids)
                     exact = kind == gguf.GGMLQuantizationType.F32
                     if exact:
                         self.assertLess(np.abs(logits - expected).max(), 1e-5 * np.abs(expected).max())
-                    theirs = test_gguf.logits_of(test_gguf.load(file, 64), ids[:window])  # llama.cpp has no window here
                     tolerance = (1e-5 if exact else test_gguf.RANDOM_TOLERANCE) * np.abs(logits).max()
+                    theirs = test_gguf.logits_of(test_gguf.load(file, 64), ids[:window])  # llama.cpp has no window here
                     self.assertLess(np.abs(theirs - logits[:window]).max(), tolerance)
+                    if exact:  # LongRoPE's factors for short texts; llama.cpp takes them by the size of its context
+                        with torch.no_grad():
+                            short = source(torch.tensor([ids[:24]])).logits[0].numpy()
+                        self.assertLess(np.abs(common.logits(file, ids[:24]) - short).max(), tolerance)
+                    if exact and name == "phi3-longrope":
+                        wrong = phi3_file(golden, vocabulary, self.dir / "linear.gguf", kind, "linear")
+                        refusal = common.retort("export", wrong, "--format", "hf", "--output", self.dir / "no", code=1)
+                        self.assertIn("factors of LongRoPE and the rope scaling 'linear' are combined", refusal)
                     for format in ("hf", "gguf"):
                         again = common.exported(file, self.dir / f"{name}-{kind.name}-{format}", "--format", format)
                         np.testing.assert_array_equal(common.logits(again, ids[:window]), logits[:window])

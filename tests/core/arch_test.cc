@@ -51,6 +51,10 @@ TEST(Config, OfPhi3IsThatOfMistral) {
   EXPECT_EQ(plain.windows, std::vector<int64_t>(3, 0));
   EXPECT_EQ(plain.json["architectures"], Json::array({"MistralForCausalLM"}));
   EXPECT_FALSE(plain.json.contains("auto_map"));
+  EXPECT_FALSE(plain.json.contains("original_max_position_embeddings"));  // there is no rope that it belongs to
+  EXPECT_EQ(plain.eos_ids, std::vector<int64_t>{32000});
+  json.erase("num_key_value_heads");  // MistralConfig takes 8 then
+  EXPECT_EQ(parse_config(json, "heads").json["num_key_value_heads"], 4);
   const ModelConfig again = parse_config(plain.json, "again");
   EXPECT_EQ(again.stored_as, nullptr);
   EXPECT_EQ(again.json, plain.json);
@@ -70,11 +74,10 @@ TEST(Family, JoinedRowsFollowEachOther) {
   std::map<std::string, int64_t> next;
   std::map<std::string, int64_t> rows;
   for (const ExpectedTensor& tensor : expected_tensors(config))
-    if (const auto joined = joined_rows(config, tensor)) {
-      const std::string name = filled_name(joined->join->hf_name, tensor.layer);
-      EXPECT_EQ(joined->first, next[name]) << tensor.name;
-      next[name] += tensor.shape.front();
-      rows[name] = joined->rows;
+    if (const StoredPlace stored = stored_place(config, tensor); stored.joined) {
+      EXPECT_EQ(stored.first, next[stored.hf_name]) << tensor.name;
+      next[stored.hf_name] += tensor.shape.front();
+      rows[stored.hf_name] = stored.shape.front();
     }
   EXPECT_EQ(next, rows);
   EXPECT_EQ(rows.size(), 6u);

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "export/exporter.h"
+#include "export/provenance.h"
 #include "export/verifier.h"
 #include "tests/export/quantized_model.h"
 
@@ -151,6 +152,19 @@ TEST(Settings, NameWhatIsQuantizedBesideDenseMatrices) {
               ::testing::IsSupersetOf({HasSubstr("model.layers.0.mlp.down_proj is dense"),
                                        HasSubstr("model.layers.1.self_attn.q_proj is missing")}));
   EXPECT_THAT(differences({}), ::testing::Contains(HasSubstr("model.layers.0.mlp.down_proj is dense")));
+}
+
+// Keys of compressed-tensors say nothing in the settings of another method, whatever is in them.
+TEST(Settings, OfAnotherMethodAreNotRead) {
+  TempDir dir;
+  const auto source = source_in(dir.path());
+  const fs::path path = exported(dir.path() / "gptq", *source, "gptq");
+  Json config = read_json_file(path / "config.json");
+  for (const Json& weights : {Json::array(), Json("static"), Json{{"actorder", "static"}}}) {
+    config["quantization_config"]["config_groups"] = {{"group_0", {{"weights", weights}}}};
+    write_text_file(path / "config.json", config.dump());
+    EXPECT_THAT(provenance_of(*open_model(path)).group_order, ::testing::IsEmpty());
+  }
 }
 
 // Two files that agree may both be wrong.

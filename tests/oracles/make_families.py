@@ -64,7 +64,7 @@ VARIANTS = {
         **{**SIZES, "max_position_embeddings": 128},
         rope_parameters=rope(rope_type="yarn", rope_theta=1000.0, factor=4.0, original_max_position_embeddings=32,
                              attention_factor=1.3)),
-    "phi3": Phi3Config(**SIZES, sliding_window=16, pad_token_id=None, rope_parameters=rope()),
+    "phi3": Phi3Config(**SIZES, sliding_window=16, pad_token_id=None, rope_parameters=rope(rope_theta=250000.0)),
     "phi3-longrope": Phi3Config(
         **{**SIZES, "max_position_embeddings": 128}, sliding_window=None, pad_token_id=None,
         original_max_position_embeddings=32,
