@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""export_speed.py RETORT MODEL DIRECTORY [--formats gguf,onnx,...] [--repeat N] [--memory SIZE]
+"""export_speed.py RETORT MODEL DIRECTORY [--formats gguf,onnx,...] [--repeat N] [--memory SIZE] [--sync]
 
 Seconds of `retort export` beside those of `cp` of the same bytes, run in turn so that both meet the same machine, and
 the ratio of the medians. The model's files are read once before, so that neither side waits for them. CPU seconds are
-printed too: on a busy machine only they can be compared."""
+printed too: on a busy machine only they can be compared. With --sync the time of either side ends when its bytes are on
+the disk; without it, what fits the page cache is compared at the speed of memory."""
 import argparse
+import os
 import pathlib
 import resource
 import shutil
@@ -13,9 +15,11 @@ import subprocess
 import time
 
 
-def timed(command):
+def timed(command, sync):
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if sync:
+        os.sync()
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -24,12 +28,12 @@ def remove(path):
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def measure(retort, model, directory, format_name, repeat, memory):
+def measure(retort, model, directory, format_name, repeat, memory, sync):
     made, copy = directory / f"export.{format_name}", directory / f"copy.{format_name}"
     exports, copies, size = [], [], 0
     for _ in range(repeat):
-        exports.append(timed([retort, "export", model, "--format", format_name, "--output", made, "--quiet", *memory]))
-        copies.append(timed(["cp", "-r", made, copy]))
+        exports.append(timed([retort, "export", model, "--format", format_name, "--output", made, "--quiet", *memory], sync))
+        copies.append(timed(["cp", "-r", made, copy], sync))
         size = sum(f.stat().st_size for f in ([made] if made.is_file() else made.iterdir()))
         remove(made)
         remove(copy)
@@ -47,6 +51,7 @@ def main():
     parser.add_argument("--formats", default="gguf,onnx,gptq")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--memory")
+    parser.add_argument("--sync", action="store_true")
     given = parser.parse_args()
     for file in given.model.iterdir():
         with open(file, "rb") as stream:
@@ -54,7 +59,7 @@ def main():
                 pass
     for format_name in given.formats.split(","):
         measure(given.retort, given.model, given.directory, format_name, given.repeat,
-                ["--memory", given.memory] if given.memory else [])
+                ["--memory", given.memory] if given.memory else [], given.sync)
 
 
 main()
