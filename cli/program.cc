@@ -93,9 +93,8 @@ StagedOutput::Kind kind_of(const CommandLine& line, const std::string& path) {
   using Kind = StagedOutput::Kind;
   const Operation& operation = *line.operation;
   if (operation.output == OutputKind::kNone) return Kind::kFile;
-  const bool by_format = operation.output == OutputKind::kByFormat;
-  if (by_format && path.ends_with('/')) return Kind::kDirectory;
-  const std::string option(by_format ? option_of_directory(line.params) : "");
+  if (operation.output == OutputKind::kByFormat && path.ends_with('/')) return Kind::kDirectory;
+  const std::string option(option_of_directory(line.params));
   if (!option.empty() && path.ends_with(".gguf"))
     fail_usage(operation.name, "--output", "with --" + option + " it is a directory, and " + path + " names a file",
                "Give a directory, such as " + fs::path(path).replace_extension().string());

@@ -64,7 +64,6 @@ void add_rope_scaling(Metadata& meta, const std::string& prefix, const RopeConfi
   meta.f32(prefix + "yarn_beta_slow", rope.beta_slow);
 }
 
-// As llama.cpp's converter has it; a size that the name does not say is counted.
 // llama.cpp takes the rule for blanks behind tokens from the name (core/tokenizer/gguf_vocabulary.h).
 std::string name_that_strips_alike(std::string title, const Vocabulary& vocabulary) {
   const bool strips = strips_as_phi3(vocabulary);
@@ -75,6 +74,7 @@ std::string name_that_strips_alike(std::string title, const Vocabulary& vocabula
   return title;
 }
 
+// As llama.cpp's converter has it; a size that the name does not say is counted.
 void add_name(Metadata& meta, const ModelName& name, int64_t parameters, const Vocabulary& vocabulary) {
   const auto text = [&](const char* key, const std::string& value) {
     if (!value.empty()) meta.text(key, value);
@@ -133,9 +133,7 @@ void add_tokens(Metadata& meta, const Vocabulary& vocabulary, const ModelSource&
     meta.array("tokenizer.ggml.merges", kString, vocabulary.merges);
 }
 
-void add_vocabulary(Metadata& meta, const ModelSource& source) {
-  const auto tokenizer = source.tokenizer();
-  const Vocabulary& vocabulary = tokenizer->vocabulary();
+void add_vocabulary(Metadata& meta, const Vocabulary& vocabulary, const ModelSource& source) {
   const ModelConfig& c = source.config();
   const bool bpe = vocabulary.kind == Vocabulary::Kind::kByteLevelBpe;
   if (vocabulary.pre.empty())
@@ -252,12 +250,14 @@ GgufHeader gguf_metadata(const ModelSource& source, const std::string& id) {
     fail("export", tensor_name(c, Role::kQuery, 0, Part::kBias),
          "llama.cpp's '" + std::string(c.family->gguf_architecture) + "' has no biases in attention",
          "Use --format onnx or hf");
+  const auto tokenizer = source.tokenizer();
+  const Vocabulary& vocabulary = tokenizer->vocabulary();
   Metadata meta;
   meta.text("general.architecture", std::string(c.family->gguf_architecture));
   meta.text("general.type", "model");
-  add_name(meta, parse_model_name(id, c.parameters()), c.parameters(), source.tokenizer()->vocabulary());
+  add_name(meta, parse_model_name(id, c.parameters()), c.parameters(), vocabulary);
   add_sizes(meta, c);
-  add_vocabulary(meta, source);
+  add_vocabulary(meta, vocabulary, source);
   add_chat_templates(meta, source);
   add_provenance(meta, source);
   return meta.take();
@@ -265,10 +265,9 @@ GgufHeader gguf_metadata(const ModelSource& source, const std::string& id) {
 
 std::string unsaid_strips(const Vocabulary& vocabulary) {
   if (strips_as_phi3(vocabulary)) return {};
-  const auto strips = [](const VocabularyEntry& token) { return token.strip_left || token.strip_right; };
-  const auto first = std::ranges::find_if(vocabulary.tokens, strips);
+  const auto first = std::ranges::find_if(vocabulary.tokens, &VocabularyEntry::strips);
   if (first == vocabulary.tokens.end()) return {};
-  const auto count = std::ranges::count_if(vocabulary.tokens, strips);
+  const auto count = std::ranges::count_if(vocabulary.tokens, &VocabularyEntry::strips);
   return "blanks beside '" + first->text + "'" +
          (count > 1 ? " and " + std::to_string(count - 1) + " more tokens" : "") +
          " belong to them, for which GGUF has no key: llama.cpp makes tokens of those blanks";

@@ -257,13 +257,9 @@ bool names_phi3(std::string_view general_name) {
   return name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
 }
 
-bool strips_any(const Vocabulary& vocabulary) {
-  return std::ranges::any_of(vocabulary.tokens,
-                             [](const VocabularyEntry& token) { return token.strip_left || token.strip_right; });
-}
-
 bool strips_as_phi3(const Vocabulary& vocabulary) {
-  return strips_any(vocabulary) && std::ranges::all_of(vocabulary.tokens, [](const VocabularyEntry& token) {
+  return std::ranges::any_of(vocabulary.tokens, &VocabularyEntry::strips) &&
+         std::ranges::all_of(vocabulary.tokens, [](const VocabularyEntry& token) {
            return !token.strip_left && token.strip_right == phi3_strips(token);
          });
 }

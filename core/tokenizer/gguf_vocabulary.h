@@ -23,6 +23,5 @@ SortedJson pre_tokenizer_json(const GgufPreTokenizer& row);
 bool names_phi3(std::string_view general_name);
 bool strips_as_phi3(const Vocabulary& vocabulary);
 void strip_as_phi3(Vocabulary& vocabulary);
-bool strips_any(const Vocabulary& vocabulary);
 
 }  // namespace retort

@@ -22,6 +22,8 @@ struct VocabularyEntry {
   float score = 0;
   TokenType type = TokenType::kNormal;
   bool strip_left = false, strip_right = false;  // blanks beside a token that is found by its text belong to it
+
+  bool strips() const { return strip_left || strip_right; }
 };
 
 // What a GGUF file says of a tokenizer, and what is needed to write one.

@@ -9,22 +9,23 @@ namespace retort {
 namespace {
 
 void dequantize_levels(const ArtifactTensor& tensor, int64_t first, int64_t count, std::span<float> out) {
-  std::vector<float> scales(static_cast<size_t>(tensor.groups)), minima(scales.size());
-  for (int64_t i = 0; i < count; ++i) {
-    const auto groups = static_cast<size_t>((first + i) * tensor.groups);
-    for (size_t g = 0; g < scales.size(); ++g) {
-      scales[g] = tensor.scales[groups + g];
-      if (!tensor.minima.empty()) minima[g] = tensor.minima[groups + g];
-    }
+  for (int64_t i = 0; i < count; ++i)
     for (int64_t c = 0; c < tensor.cols; ++c) {
-      const auto group = static_cast<size_t>(tensor.column_group[static_cast<size_t>(c)]);
+      const auto group = static_cast<size_t>((first + i) * tensor.groups + tensor.column_group[static_cast<size_t>(c)]);
       const int16_t level = tensor.levels[static_cast<size_t>((first + i) * tensor.cols + c)];
-      out[static_cast<size_t>(i * tensor.cols + c)] = scales[group] * level - minima[group];
+      const float minimum = tensor.minima.empty() ? 0 : tensor.minima[group];
+      out[static_cast<size_t>(i * tensor.cols + c)] = tensor.scales[group] * level - minimum;
     }
-  }
 }
 
 }  // namespace
+
+void refuse_joined(const JoinedFamily* family, const std::filesystem::path& path) {
+  if (family != nullptr)
+    fail("verify", path.string(),
+         "a model of the type '" + std::string(family->model_type) + "', whose matrices are joined, is no export",
+         "Export it, and verify that");
+}
 
 void fail_artifact(const ExpectedTensor& expected, const std::string& reason) {
   fail("verify", expected.name, reason, "The artifact is damaged, or was made from another model");

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/arch/family.h"
+#include "core/arch/joined_family.h"
 #include "core/base/dtype.h"
 #include "core/checkpoint/chat_templates.h"
 #include "core/checkpoint/model_source.h"
@@ -65,6 +65,8 @@ std::unique_ptr<ArtifactReader> open_compressed_tensors_artifact(const std::file
 std::unique_ptr<ArtifactReader> open_mlx_artifact(const std::filesystem::path& directory, const ModelConfig& config);
 std::unique_ptr<ArtifactReader> open_hf_artifact(const std::filesystem::path& directory);
 
+// Every export has a matrix for each projection. `family`: null, or one that joins some.
+void refuse_joined(const JoinedFamily* family, const std::filesystem::path& path);
 [[noreturn]] void fail_artifact(const ExpectedTensor& expected, const std::string& reason);
 int64_t rows_of(const ExpectedTensor& expected);
 int64_t cols_of(const ExpectedTensor& expected);

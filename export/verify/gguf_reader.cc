@@ -3,7 +3,6 @@
 #include <cstring>
 #include <unordered_map>
 
-#include "core/arch/joined_family.h"
 #include "core/base/error.h"
 #include "core/checkpoint/gguf.h"
 #include "export/verify/artifact.h"
@@ -18,11 +17,7 @@ class GgufArtifact : public ArtifactReader {
  public:
   GgufArtifact(const std::filesystem::path& path, const ModelConfig& config)
       : file_(path), source_(open_model(path)), config_(config) {
-    if (const JoinedFamily* joined = source_->config().stored_as)
-      fail("verify", path.string(),
-           "a model of the architecture '" + std::string(joined->gguf_architecture) +
-               "', whose matrices are joined, is no export",
-           "Export it, and verify that");
+    refuse_joined(source_->config().stored_as, path);
     for (const GgufTensorInfo& info : file_.header().tensors) by_name_.emplace(info.name, &info);
   }
 

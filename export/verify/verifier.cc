@@ -27,20 +27,13 @@ namespace {
 
 constexpr int64_t kChunkElements = int64_t{1} << 20;
 
-// Every export has a matrix for each projection.
-void refuse_joined(const std::string& model_type, const fs::path& path) {
-  if (find_joined_family(model_type) != nullptr)
-    fail("verify", path.string(), "a model of the type '" + model_type + "', whose matrices are joined, is no export",
-         "Export it, and verify that");
-}
-
 std::unique_ptr<ArtifactReader> open_artifact(const fs::path& path, const ModelConfig& config) {
   if (!fs::exists(path)) fail("verify", path.string(), "there is no such file or directory");
   if (!fs::is_directory(path)) return open_gguf_artifact(path, config);
   if (const fs::path inside = gguf_in_directory(path); !inside.empty()) return open_gguf_artifact(inside, config);
   if (fs::exists(path / "model.onnx")) return open_onnx_artifact(path, config);
   const Json json = read_json_file((path / "config.json").string());
-  refuse_joined(json_value<std::string>(json, "model_type", "", path.string()), path);
+  refuse_joined(find_joined_family(json_value<std::string>(json, "model_type", "", path.string())), path);
   const auto settings = json.find("quantization_config");
   const std::string method = settings == json.end() || !settings->is_object()
                                  ? std::string()
@@ -244,16 +237,17 @@ bool same_ids_of_nfc(const Tokenizer& mine, const Tokenizer& stored, const std::
 
 // GGUF has no place for blanks that belong to tokens, but llama.cpp a rule for one family.
 bool same_strips(const Vocabulary& mine, const Vocabulary& stored, VerifyResult& result) {
-  const std::string unsaid = unsaid_strips(mine);
-  for (size_t id = 0; id < std::min(mine.tokens.size(), stored.tokens.size()); ++id) {
-    const VocabularyEntry &token = mine.tokens[id], &other = stored.tokens[id];
-    if (token.strip_left == other.strip_left && token.strip_right == other.strip_right) continue;
-    (unsaid.empty() ? result.differences : result.notes)
-        .push_back("tokenizer: " +
-                   (unsaid.empty() ? "blanks beside '" + token.text + "' belong to it in one alone" : unsaid));
-    return !unsaid.empty();
+  const auto alike = [](const VocabularyEntry& a, const VocabularyEntry& b) {
+    return a.strip_left == b.strip_left && a.strip_right == b.strip_right;
+  };
+  const auto [token, other] = std::ranges::mismatch(mine.tokens, stored.tokens, alike);
+  if (token == mine.tokens.end() || other == stored.tokens.end()) return true;
+  if (const std::string unsaid = unsaid_strips(mine); !unsaid.empty()) {
+    result.notes.push_back("tokenizer: " + unsaid);
+    return true;
   }
-  return true;
+  result.differences.push_back("tokenizer: blanks beside '" + token->text + "' belong to it in one alone");
+  return false;
 }
 
 // The ids that begin and end a text, and whether they are added. Where a tokenizer does not name them, a GGUF file has

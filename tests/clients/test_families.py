@@ -21,6 +21,7 @@ import test_mlx
 import test_onnx
 import through_gptqmodel
 from common import retort
+from through_gptqmodel import logits as transformers_logits
 
 PAGE = common.ROOT / "docs/families.md"
 TOLERANCE = 1e-5  # of the largest logit: both sides compute in float32
@@ -80,11 +81,6 @@ class Family:
             f"`{key}`" for key in ("attention_factor", "truncate") if key in rope)])
         found += [scaling] if rope["rope_type"] != "default" else []
         return "; ".join(found)
-
-
-def transformers_logits(loaded, ids):
-    with torch.no_grad():
-        return loaded(torch.tensor([ids])).logits[0].float().numpy()
 
 
 def hf(family):

@@ -181,7 +181,7 @@ class BlanksOfTokens(Case):
 
     @unittest.skipUnless((common.DATA / "tokenizers/phi-3").exists(), "the data set is not beside the checkout")
     def test_phi3(self):
-        """Its published tokenizer takes the blanks behind most tokens. llama.cpp does so by the name of the model."""
+        """A tokenizer whose tokens take the blanks behind them, as llama.cpp has Phi-3's by the name of the model."""
         files = test_tokenizers.tokenizer_files("phi-3", self.dir / "files")
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32064, "hidden_size": 32,
                   "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
