@@ -87,25 +87,34 @@ void ModuleCheckpoint::begin(const std::filesystem::path& path, std::span<const 
 
 void ModuleCheckpoint::write(const PlannedTensor& planned, ThreadPool& threads) {
   const ModelTensor& tensor = *planned.tensor;
+  const auto append = [this](std::span<const std::byte> bytes) { weights_->append(bytes); };
   if (planned.dense) {
-    weights_->begin(tensor.name, *planned.dense, tensor.shape);
-    return stream_dense(
-        source_, tensor, *planned.dense, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }, threads);
+    weights().begin(tensor.name, *planned.dense, tensor.shape);
+    return stream_dense(source_, tensor, *planned.dense, append, threads);
   }
-  const auto begin = [&](const PackedPart& part) {
-    weights_->begin(module_name(planned) + "." + std::string(part.name), part.dtype, part.shape);
+  const auto begin = [this, module = module_name(planned)](const PackedPart& part) {
+    weights_->begin(module + "." + std::string(part.name), part.dtype, part.shape);
     stored(part);
+  };
+  const auto behind = [this, sink = PartSink{begin, append}](std::vector<PackedPart> parts) {
+    weights();
+    writing_ = std::async(std::launch::async, [sink, parts = std::move(parts)] { sink.put(parts); });
   };
   stream_packed(source_, tensor,
                 {.format = layout_,
                  .multiple = tensor.rows() % kRows == 0 ? kRows : tensor.rows(),
                  .row_axis = row_axis_,
                  .restate = [&](QuantizedMatrix rows) { return restated(std::move(rows)); }},
-                {begin, [&](std::span<const std::byte> bytes) { weights_->append(bytes); }}, threads);
+                {[&](const PackedPart& part) { weights(), begin(part); }, append, behind}, threads);
+}
+
+SafetensorsWriter& ModuleCheckpoint::weights() {
+  if (writing_.valid()) writing_.get();
+  return *weights_;
 }
 
 void ModuleCheckpoint::finish() {
-  weights_->finish();
+  weights().finish();
   write_side_files(artifact_side_files(source_), directory_);
   Json config = artifact_config(source_, notes_);
   describe(config);

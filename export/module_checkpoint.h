@@ -2,6 +2,7 @@
 // what the writers of gptq, awq, compressed-tensors and mlx have in common.
 #pragma once
 
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,12 +57,15 @@ class ModuleCheckpoint : public ArtifactWriter {
   const std::vector<std::string>& notes() const { return notes_; }  // fallback_notes
 
  private:
+  SafetensorsWriter& weights();  // waits for what is being written
+
   const ModelSource& source_;
   const uint64_t max_shard_bytes_;
   const PackedFormat& layout_;
   const int row_axis_;
   std::filesystem::path directory_;
   std::unique_ptr<SafetensorsWriter> weights_;
+  std::future<void> writing_;  // joined parts of the matrix before this one, while this one is packed
   std::vector<std::string> dense_modules_, quantized_modules_, notes_;
 };
 

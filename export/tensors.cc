@@ -24,9 +24,12 @@ int64_t rows_in_run(const ModelTensor& tensor, int64_t multiple = 1) {
 
 // Of each element. In a run: codes and what is packed, or integers, float32 and what they become; that again for each
 // run that waits to be stored; and twice all, for what an allocator keeps of freed memory. Of a matrix: parts that are
-// joined, or all codes where zero points are looked at.
-constexpr uint64_t kPackedBytes = 2 * (4 + 3 * kReadyRuns), kDenseBytes = 2 * (12 + 4 * kReadyRuns), kWholeBytes = 2;
+// joined, and those of the matrix before, which are being written, or all codes where zero points are looked at.
+constexpr uint64_t kPackedBytes = 2 * (4 + 3 * kReadyRuns), kDenseBytes = 2 * (12 + 4 * kReadyRuns), kWholeBytes = 3;
 constexpr int64_t kRowsPacked = 32;  // rows that fill whole elements of every layout
+// Where runs are pieces of lines that are joined: of fewer rows the pieces cost more to place than to pack. None of
+// these runs waits to be stored, so that twice kRowsPacked take no more memory.
+constexpr int64_t kRowsJoined = 64;
 
 }  // namespace
 
@@ -86,7 +89,8 @@ void stream_packed(const ModelSource& source, const ModelTensor& tensor, const P
     QuantizedMatrix rows = source.read_quantized_rows(tensor, first, count);
     return runs.restate ? runs.restate(std::move(rows)) : rows;
   };
-  const int64_t step = rows_in_run(tensor, runs.multiple);
+  const int64_t multiple = runs.row_axis == 0 ? runs.multiple : std::max(runs.multiple, kRowsJoined);
+  const int64_t step = rows_in_run(tensor, multiple);
   pack_runs({tensor.rows(), tensor.cols(), step, make}, runs.format, runs.row_axis, sink, threads);
 }
 

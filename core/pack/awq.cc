@@ -40,26 +40,76 @@ std::vector<uint32_t> pack_words(int64_t rows, int64_t lines, const Value& value
   return words;
 }
 
-// The same of the codes, for a run of columns at a time: neighbours in a row, which compilers make vectors of.
-RETORT_EACH_ISA std::vector<uint32_t> pack_codes(const QuantizedMatrix& m) {
-  constexpr int64_t kRun = 64;
-  const int64_t words = m.rows / kPerWord;
-  std::vector<uint32_t> packed(static_cast<size_t>(m.cols * words));
-  std::array<uint32_t, kRun> run;
-  for (int64_t first = 0; first < m.cols; first += kRun) {
-    const int64_t count = std::min(kRun, m.cols - first);
-    for (int64_t w = 0; w < words; ++w) {
-      run.fill(0);
-      for (size_t i = 0; i < kOrder.size(); ++i) {
-        const uint8_t* codes = m.codes.data() + (w * kPerWord + kOrder[i]) * m.cols + first;
-        for (int64_t c = 0; c < count; ++c)
-          run[static_cast<size_t>(c)] |= static_cast<uint32_t>(codes[c]) << (kBits * static_cast<int>(i));
-      }
-      for (int64_t c = 0; c < count; ++c)
-        packed[static_cast<size_t>((first + c) * words + w)] = run[static_cast<size_t>(c)];
-    }
+// Eight rows of codes, `stride` apart, in the order in which a word has them.
+template <typename Code>
+std::array<Code*, kPerWord> eight_rows(Code* codes, int64_t stride) {
+  std::array<Code*, kPerWord> rows;
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = codes + kOrder[i] * stride;
+  return rows;
+}
+
+// A word for each column. Words are made of bytes, two codes in each, from neighbours in a row: compilers make vectors
+// of that.
+RETORT_INLINE void pack_eight_rows(const std::array<const uint8_t*, kPerWord>& rows, int64_t cols, uint8_t* words) {
+  const auto [r0, r1, r2, r3, r4, r5, r6, r7] = rows;
+  for (int64_t c = 0; c < cols; ++c) {
+    words[4 * c] = static_cast<uint8_t>(r0[c] | r1[c] << kBits);
+    words[4 * c + 1] = static_cast<uint8_t>(r2[c] | r3[c] << kBits);
+    words[4 * c + 2] = static_cast<uint8_t>(r4[c] | r5[c] << kBits);
+    words[4 * c + 3] = static_cast<uint8_t>(r6[c] | r7[c] << kBits);
   }
-  return packed;
+}
+
+RETORT_INLINE void unpack_eight_rows(const uint8_t* words, int64_t cols, const std::array<uint8_t*, kPerWord>& rows) {
+  const auto two = [&](size_t byte) {
+    uint8_t *low = rows[2 * byte], *high = rows[2 * byte + 1];
+    for (int64_t c = 0; c < cols; ++c) {
+      const uint8_t both = words[4 * c + static_cast<int64_t>(byte)];
+      low[c] = both & 15;
+      high[c] = both >> kBits;
+    }
+  };
+  for (size_t byte = 0; byte < kPerWord / 2; ++byte) two(byte);
+}
+
+constexpr int64_t kColumns = 64;  // of a tile of words, which is turned in a core's first cache
+using Tile = std::array<std::array<uint32_t, kColumns>, kTile>;
+
+// Calls body(first word, words, first column, columns) for the tiles of [cols, words].
+template <typename Body>
+RETORT_INLINE void for_word_tiles(int64_t words, int64_t cols, const Body& body) {
+  for (int64_t word = 0; word < words; word += kTile)
+    for (int64_t col = 0; col < cols; col += kColumns)
+      body(word, std::min(kTile, words - word), col, std::min(kColumns, cols - col));
+}
+
+// [cols, rows / 8] words.
+RETORT_EACH_ISA void pack_codes(const QuantizedMatrix& m, std::span<uint32_t> packed) {
+  const int64_t words = m.rows / kPerWord;
+  Tile tile;
+  for_word_tiles(words, m.cols, [&](int64_t word, int64_t count, int64_t col, int64_t cols) {
+    for (int64_t w = 0; w < count; ++w)
+      pack_eight_rows(eight_rows(m.codes.data() + (word + w) * kPerWord * m.cols + col, m.cols), cols,
+                      reinterpret_cast<uint8_t*>(tile[static_cast<size_t>(w)].data()));
+    for (int64_t c = 0; c < cols; ++c)
+      for (int64_t w = 0; w < count; ++w)
+        packed[static_cast<size_t>((col + c) * words + word + w)] =
+            tile[static_cast<size_t>(w)][static_cast<size_t>(c)];
+  });
+}
+
+RETORT_EACH_ISA void unpack_codes(const std::vector<uint32_t>& packed, QuantizedMatrix& m) {
+  const int64_t words = m.rows / kPerWord;
+  Tile tile;
+  for_word_tiles(words, m.cols, [&](int64_t word, int64_t count, int64_t col, int64_t cols) {
+    for (int64_t c = 0; c < cols; ++c)
+      for (int64_t w = 0; w < count; ++w)
+        tile[static_cast<size_t>(w)][static_cast<size_t>(c)] =
+            packed[static_cast<size_t>((col + c) * words + word + w)];
+    for (int64_t w = 0; w < count; ++w)
+      unpack_eight_rows(reinterpret_cast<const uint8_t*>(tile[static_cast<size_t>(w)].data()), cols,
+                        eight_rows(m.codes.data() + (word + w) * kPerWord * m.cols + col, m.cols));
+  });
 }
 
 // Calls take(row, line, value) for each value of [lines, rows / 8] words.
@@ -87,7 +137,8 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m) {
     scales[i] = f32_to_f16(
         m.scales[i % static_cast<size_t>(rows) * static_cast<size_t>(groups) + i / static_cast<size_t>(rows)]);
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("qweight", DType::kI32, {m.cols, rows / kPerWord}, pack_codes(m)));
+  pack_codes(m,
+             elements_of<uint32_t>(parts.emplace_back(blank_part("qweight", DType::kI32, {m.cols, rows / kPerWord}))));
   parts.push_back(make_part("qzeros", DType::kI32, {groups, rows / kPerWord}, pack_words(rows, groups, zero)));
   parts.push_back(make_part("scales", DType::kF16, {groups, rows}, scales));
   return parts;
@@ -102,8 +153,7 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {cols, words}, subject));
   const auto zeros = values_of<uint32_t>(require_part(parts, "qzeros", DType::kI32, {groups, words}, subject));
   const std::vector<float> scales = require_scales(parts, "scales", {groups, rows}, subject);
-  unpack_words(codes, rows, cols,
-               [&](int64_t r, int64_t c, uint8_t code) { m.codes[static_cast<size_t>(r * cols + c)] = code; });
+  unpack_codes(codes, m);
   unpack_words(zeros, rows, groups, [&](int64_t r, int64_t g, uint8_t zero) {
     if (scheme.symmetric && zero != scheme.middle())
       fail("unpack", subject, "the scheme is symmetric, and a zero point is not the middle");

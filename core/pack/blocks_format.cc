@@ -371,11 +371,8 @@ void set_block(const BlockMap& map, const Block& block, int64_t i, QuantizedMatr
 
 std::vector<PackedPart> pack(const BlockLayout& layout, const QuantizedMatrix& m) {
   const BlockMap map(block_info(layout.type), m);
-  const int64_t row_bytes = map.per_row * map.info.bytes;
-  std::vector<PackedPart> parts(1);
-  parts[0] = {
-      "blocks", DType::kU8, {m.rows, row_bytes}, std::vector<std::byte>(static_cast<size_t>(m.rows * row_bytes))};
-  auto* out = reinterpret_cast<uint8_t*>(parts[0].bytes.data());
+  std::vector<PackedPart> parts{blank_part("blocks", DType::kU8, {m.rows, map.per_row * map.info.bytes})};
+  uint8_t* out = elements_of<uint8_t>(parts[0]).data();
   for (int64_t i = 0; i < m.rows * map.per_row; ++i, out += map.info.bytes) layout.write(take_block(map, m, i), out);
   return parts;
 }

@@ -17,12 +17,12 @@ constexpr int64_t kTile = 16;  // rows packed together: one cache line of words
 
 int64_t words_for(int64_t values, int bits) { return values * bits / kWordBits; }
 
-// Calls body(row, col) in an order that walks both the rows of codes and the columns of words in cache lines.
+// Calls body(row, group) in an order that walks both the rows of scales and the lines of the parts in cache lines.
 template <typename Body>
-void for_tiles(int64_t rows, int64_t cols, const Body& body) {
+void for_tiles(int64_t rows, int64_t groups, const Body& body) {
   for (int64_t first = 0; first < rows; first += kTile)
-    for (int64_t c = 0; c < cols; ++c)
-      for (int64_t r = first; r < std::min(first + kTile, rows); ++r) body(r, c);
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t r = first; r < std::min(first + kTile, rows); ++r) body(r, g);
 }
 
 std::vector<int32_t> group_index(const QuantizedMatrix& m) {
@@ -31,20 +31,35 @@ std::vector<int32_t> group_index(const QuantizedMatrix& m) {
   return index;
 }
 
+// Calls body(first row, rows, tile, stride) with room for a tile of packed rows, `stride` words apart: rows a power of
+// two apart would share a few sets of the cache.
+template <typename Body>
+void for_row_tiles(int64_t rows, int64_t words, const Body& body) {
+  const int64_t stride = words + kTile;
+  std::vector<uint32_t> tile(static_cast<size_t>(stride * kTile));
+  for (int64_t first = 0; first < rows; first += kTile) body(first, std::min(kTile, rows - first), tile.data(), stride);
+}
+
 // [words of a row, rows]: every row packed by itself, then turned a cache line of words at a time.
-std::vector<uint32_t> pack_codes(const QuantizedMatrix& m) {
+void pack_codes(const QuantizedMatrix& m, std::span<uint32_t> packed) {
   const int64_t words = words_for(m.cols, m.scheme.bits);
-  std::vector<uint32_t> packed(static_cast<size_t>(words * m.rows)), tile(static_cast<size_t>(words * kTile));
-  for (int64_t first = 0; first < m.rows; first += kTile) {
-    const int64_t count = std::min(kTile, m.rows - first);
+  for_row_tiles(m.rows, words, [&](int64_t first, int64_t count, uint32_t* tile, int64_t stride) {
     for (int64_t r = 0; r < count; ++r)
-      pack_row(std::span(m.codes).subspan(static_cast<size_t>((first + r) * m.cols), static_cast<size_t>(m.cols)),
-               m.scheme.bits, reinterpret_cast<uint8_t*>(tile.data() + r * words));
+      pack_row(row_of(m.codes, first + r, m.cols), m.scheme.bits, reinterpret_cast<uint8_t*>(tile + r * stride));
     for (int64_t w = 0; w < words; ++w)
-      for (int64_t r = 0; r < count; ++r)
-        packed[static_cast<size_t>(w * m.rows + first + r)] = tile[static_cast<size_t>(r * words + w)];
-  }
-  return packed;
+      for (int64_t r = 0; r < count; ++r) packed[static_cast<size_t>(w * m.rows + first + r)] = tile[r * stride + w];
+  });
+}
+
+void unpack_codes(const std::vector<uint32_t>& packed, QuantizedMatrix& m) {
+  const int64_t words = words_for(m.cols, m.scheme.bits);
+  for_row_tiles(m.rows, words, [&](int64_t first, int64_t count, uint32_t* tile, int64_t stride) {
+    for (int64_t w = 0; w < words; ++w)
+      for (int64_t r = 0; r < count; ++r) tile[r * stride + w] = packed[static_cast<size_t>(w * m.rows + first + r)];
+    for (int64_t r = 0; r < count; ++r)
+      unpack_row(reinterpret_cast<const uint8_t*>(tile + r * stride), m.scheme.bits,
+                 row_of(m.codes, first + r, m.cols));
+  });
 }
 
 std::vector<PackedPart> pack(const QuantizedMatrix& m, uint32_t zero_offset) {
@@ -58,7 +73,7 @@ std::vector<PackedPart> pack(const QuantizedMatrix& m, uint32_t zero_offset) {
     scales[static_cast<size_t>(g * rows + r)] = f32_to_f16(m.scales[static_cast<size_t>(r * groups + g)]);
   });
   std::vector<PackedPart> parts;
-  parts.push_back(make_part("qweight", DType::kI32, {code_words, rows}, pack_codes(m)));
+  pack_codes(m, elements_of<uint32_t>(parts.emplace_back(blank_part("qweight", DType::kI32, {code_words, rows}))));
   parts.push_back(make_part("qzeros", DType::kI32, {groups, zero_words}, zeros));
   parts.push_back(make_part("scales", DType::kF16, {groups, rows}, scales));
   parts.push_back(make_part("g_idx", DType::kI32, {m.cols}, group_index(m)));
@@ -96,13 +111,12 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   if (const std::string reason = refuses_shape(m); !reason.empty()) fail("unpack", subject, reason);
   const int bits = scheme.bits;
   const int64_t groups = m.groups();
-  auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {words_for(cols, bits), rows}, subject));
+  const auto codes =
+      values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {words_for(cols, bits), rows}, subject));
   const std::vector<float> scales = require_scales(parts, "scales", {groups, rows}, subject);
   const auto& zeros = require_part(parts, "qzeros", DType::kI32, {groups, words_for(rows, bits)}, subject);
   m = make_quantized(scheme, rows, cols);
-  for_tiles(rows, cols, [&](int64_t r, int64_t c) {
-    m.codes[static_cast<size_t>(r * cols + c)] = static_cast<uint8_t>(BitStream{codes.data() + r, rows, bits}.get(c));
-  });
+  unpack_codes(codes, m);
   for_tiles(rows, groups, [&](int64_t r, int64_t g) {
     m.scales[static_cast<size_t>(r * groups + g)] = scales[static_cast<size_t>(g * rows + r)];
   });

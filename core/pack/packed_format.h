@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/bytes.h"
 #include "core/base/dtype.h"
 #include "core/pack/quantized_matrix.h"
 
@@ -20,7 +21,7 @@ struct PackedPart {
   std::string_view name;
   DType dtype;
   std::vector<int64_t> shape;
-  std::vector<std::byte> bytes;
+  Bytes bytes;
 };
 
 // A borrowed part for unpacking; the bytes usually lie in a mapped file and are not aligned.

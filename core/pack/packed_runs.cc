@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <iterator>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "core/base/in_order.h"
+#include "core/base/memory.h"
 
 namespace retort {
 namespace {
@@ -14,32 +18,41 @@ namespace {
 // among them: its runs follow each other in the file.
 class PartJoiner {
  public:
-  // `parts` of the first `count` rows: whole elements along the rows, which tell how many of them the whole has.
-  PartJoiner(int64_t rows, int row_axis, std::span<const PackedPart> parts, int64_t count)
-      : rows_(rows), row_axis_(row_axis), streamed_(row_axis == 0 ? 1 : 0) {
-    for (const PackedPart& part : parts) {
-      PackedPart& whole = whole_.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
-      if (part.shape.size() < 2) continue;
-      int64_t& extent = row_axis == 0 ? whole.shape.front() : whole.shape.back();
-      extent = extent * rows / count;
-    }
-    for (size_t i = streamed_; i < parts.size(); ++i)
-      whole_[i].bytes.resize(whole_[i].shape.size() < 2
-                                 ? parts[i].bytes.size()
-                                 : parts[i].bytes.size() * static_cast<size_t>(rows) / static_cast<size_t>(count));
-  }
+  PartJoiner(int64_t rows, int row_axis) : rows_(rows), row_axis_(row_axis), streamed_(row_axis == 0 ? 1 : 0) {}
 
-  // Nothing where no part is streamed.
-  const PackedPart* streamed() const { return streamed_ == 1 ? &whole_.front() : nullptr; }
-  // Thread-safe for different rows.
-  void place(std::span<const PackedPart> parts, int64_t first) {
+  bool streams() const { return streamed_ == 1; }
+  // The first part of the whole, without its bytes; known when a run has been placed.
+  const PackedPart& streamed() const { return whole_.front(); }
+  // `parts` of `count` rows. Thread-safe for different rows.
+  void place(std::span<const PackedPart> parts, int64_t first, int64_t count) {
+    std::call_once(prepared_, [&] { prepare(parts, count); });
     for (size_t i = streamed_; i < parts.size(); ++i)
       if (first == 0 || parts[i].shape.size() >= 2) place(parts[i], first, whole_[i]);
   }
   // The parts that are not streamed.
-  std::span<PackedPart> joined() { return std::span(whole_).subspan(streamed_); }
+  std::vector<PackedPart> take_joined() {
+    return {std::make_move_iterator(whole_.begin() + static_cast<ptrdiff_t>(streamed_)),
+            std::make_move_iterator(whole_.end())};
+  }
 
  private:
+  // Parts of two dimensions have whole elements along the rows, which tell how many of them the whole has.
+  void prepare(std::span<const PackedPart> parts, int64_t count) {
+    for (const PackedPart& part : parts) {
+      PackedPart& whole = whole_.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
+      const bool of_all_rows = part.shape.size() < 2;
+      int64_t& extent = row_axis_ == 0 ? whole.shape.front() : whole.shape.back();
+      if (!of_all_rows) extent = extent * rows_ / count;
+      if (whole_.size() > streamed_)
+        reserve(whole.bytes, of_all_rows ? part.bytes.size()
+                                         : part.bytes.size() * static_cast<size_t>(rows_) / static_cast<size_t>(count));
+    }
+  }
+  static void reserve(Bytes& bytes, size_t size) {
+    bytes.reserve(size);
+    prefer_huge_pages(bytes.data(), size);
+    bytes.resize(size);
+  }
   void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
     const size_t lines = row_axis_ == 0 || part.shape.size() < 2 ? 1 : part.bytes.size() / line_bytes(part);
     const size_t line = part.bytes.size() / lines, stride = whole.bytes.size() / lines;
@@ -54,40 +67,53 @@ class PartJoiner {
   int64_t rows_;
   int row_axis_;
   size_t streamed_;  // how many parts, at the front
+  std::once_flag prepared_;
   std::vector<PackedPart> whole_;
 };
 
+// Packs all runs and hands on those of the first part; false when one could not be made.
+bool pack_all(const MatrixRuns& runs, const PackedFormat& format, PartJoiner& joiner, const PartSink& sink,
+              ThreadPool& threads) {
+  std::atomic<bool> given_up = false;
+  const auto make = [&](int64_t first, int64_t count) -> Bytes {
+    const std::optional<QuantizedMatrix> rows = given_up ? std::nullopt : runs.make(first, count);
+    if (!rows) return given_up = true, Bytes();
+    std::vector<PackedPart> parts = format.pack_rows(*rows);
+    joiner.place(parts, first, count);
+    return std::move(parts.front().bytes);
+  };
+  bool begun = false;
+  const auto take = [&](const Bytes& bytes) {
+    if (given_up) return;
+    if (!std::exchange(begun, true)) sink.begin(joiner.streamed());
+    sink.append(bytes);
+  };
+  if (joiner.streams())
+    in_order(runs.rows, runs.step, threads, make, take);
+  else  // in no order: none waits for another
+    threads.run_ranges(runs.rows, runs.step, [&](int64_t first, int64_t last) { make(first, last - first); });
+  return !given_up;
+}
+
 }  // namespace
+
+void PartSink::put(std::span<const PackedPart> parts) const {
+  for (const PackedPart& part : parts) {
+    begin(part);
+    append(part.bytes);
+  }
+}
 
 bool pack_runs(const MatrixRuns& runs, const PackedFormat& format, int row_axis, const PartSink& sink,
                ThreadPool& threads) {
-  using Parts = std::vector<PackedPart>;
-  const auto pack = [&](int64_t first, int64_t count) {
-    const std::optional<QuantizedMatrix> rows = runs.make(first, count);
-    return rows ? std::optional(format.pack_rows(*rows)) : std::nullopt;
-  };
-  const int64_t leading = std::min(runs.step, runs.rows);
-  std::optional<Parts> lead = pack(0, leading);
-  if (!lead) return false;
-  PartJoiner joiner(runs.rows, row_axis, *lead, leading);
-  if (joiner.streamed() != nullptr) sink.begin(*joiner.streamed());
-  std::atomic<bool> given_up = false;
-  const auto make = [&](int64_t first, int64_t count) -> std::vector<std::byte> {
-    std::optional<Parts> parts = given_up ? std::nullopt : first == 0 ? std::move(lead) : pack(first, count);
-    if (!parts) return given_up = true, std::vector<std::byte>();
-    joiner.place(*parts, first);
-    return std::move(parts->front().bytes);
-  };
-  in_order(runs.rows, runs.step, threads, make, [&](const std::vector<std::byte>& bytes) {
-    if (joiner.streamed() != nullptr && !given_up) sink.append(bytes);
-  });
-  if (given_up) return false;
-  if (format.finish_parts != nullptr) format.finish_parts(joiner.joined(), runs.rows, runs.cols);
-  for (PackedPart& part : joiner.joined()) {
-    const std::vector<std::byte> bytes = std::move(part.bytes);
-    sink.begin(part);
-    sink.append(bytes);
-  }
+  PartJoiner joiner(runs.rows, row_axis);
+  if (!pack_all(runs, format, joiner, sink, threads)) return false;
+  std::vector<PackedPart> parts = joiner.take_joined();
+  if (format.finish_parts != nullptr) format.finish_parts(parts, runs.rows, runs.cols);
+  if (sink.joined)
+    sink.joined(std::move(parts));
+  else
+    sink.put(parts);
   return true;
 }
 

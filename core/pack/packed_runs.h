@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "core/base/thread_pool.h"
 #include "core/pack/packed_format.h"
@@ -25,6 +26,10 @@ using ByteSink = std::function<void(std::span<const std::byte>)>;
 struct PartSink {
   std::function<void(const PackedPart& part)> begin;
   ByteSink append;
+  // Gets all parts that were joined in memory, when those that were not are through. Empty: they come as above.
+  std::function<void(std::vector<PackedPart> parts)> joined = {};
+
+  void put(std::span<const PackedPart> parts) const;  // begins and appends each
 };
 
 // The same bytes as packing the whole matrix. `row_axis` is that of parts of two dimensions and more: 0, the first, or
