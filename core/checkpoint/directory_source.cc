@@ -88,7 +88,6 @@ class DirectorySource final : public ModelSource {
 
   const Entry& entry(const ModelTensor& tensor) const;
   QuantizedMatrix read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const;
-  static uint64_t bytes_of_rows(const Entry& entry, int64_t rows, int64_t count);
 
   fs::path path_;
   std::string config_label_;
@@ -222,17 +221,11 @@ const Entry& DirectorySource::entry(const ModelTensor& tensor) const {
   return at->second;
 }
 
-uint64_t DirectorySource::bytes_of_rows(const Entry& entry, int64_t rows, int64_t count) {
-  uint64_t bytes = 0;
-  for (const PackedPartView& part : entry.parts) bytes += part.bytes.size();
-  return bytes * static_cast<uint64_t>(count) / static_cast<uint64_t>(rows);
-}
-
 QuantizedMatrix DirectorySource::read_rows(const ModelTensor& tensor, int64_t first, int64_t count) const {
   const Entry& stored = entry(tensor);
   QuantizedMatrix matrix = quantization_.unpack(*stored.weight, tensor.rows(), tensor.cols(), stored.parts, first,
                                                 count, path_.string() + " tensor '" + tensor.name + "'");
-  shards_.count_read(bytes_of_rows(stored, tensor.rows(), count));
+  shards_.count_read(quantization_.bytes_read(tensor.rows(), stored.parts, first, count));
   return matrix;
 }
 

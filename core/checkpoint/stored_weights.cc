@@ -313,6 +313,10 @@ constexpr std::array kMethods{
 
 // ---- rows of stored parts
 
+int row_axis_of(const StoredMethod& method, const PackedPartView& part) {
+  return std::ranges::find(method.parts, part.name, &StoredPart::name)->row_axis;
+}
+
 // Parts that hold several rows in an element are cut where every width and layout has whole elements.
 int64_t row_step(const StoredMethod& method, int bits, int64_t rows, std::span<const PackedPartView> parts) {
   bool packed = false;
@@ -412,13 +416,24 @@ QuantizedMatrix StoredQuantization::unpack(const StoredWeight& weight, int64_t r
   std::vector<PackedPartView> views;
   std::vector<std::vector<std::byte>> buffers(parts.size());
   for (size_t i = 0; i < parts.size(); ++i) {
-    const int axis = std::ranges::find(method_->parts, parts[i].name, &StoredPart::name)->row_axis;
+    const int axis = row_axis_of(*method_, parts[i]);
     const bool whole = axis < 0 || (begin == 0 && end == rows);
     if (!whole && parts[i].shape.size() != 2)
       fail("unpack", subject, "the part '" + std::string(parts[i].name) + "' is not a matrix");
     views.push_back(whole ? parts[i] : cut_part(parts[i], axis, rows, begin, end, buffers[i], subject));
   }
   return cut_rows(weight.format->unpack(weight.scheme, end - begin, cols, views, subject), first - begin, count);
+}
+
+uint64_t StoredQuantization::bytes_read(int64_t rows, std::span<const PackedPartView> parts, int64_t first,
+                                        int64_t count) const {
+  uint64_t bytes = 0;
+  for (const PackedPartView& part : parts)
+    if (row_axis_of(*method_, part) == 0)
+      bytes += part.bytes.size() * static_cast<uint64_t>(count) / static_cast<uint64_t>(rows);
+    else if (first == 0)
+      bytes += part.bytes.size();
+  return bytes;
 }
 
 }  // namespace retort

@@ -156,9 +156,9 @@ Checkpoint checkpoint(const ModelSource& dense, const std::map<std::string, Quan
       continue;
     }
     const std::string module = tensor.name.substr(0, tensor.name.rfind('.') + 1);
-    for (PackedPart& part : packed_format(format).pack(matrix->second)) {
+    for (const PackedPart& part : packed_format(format).pack(matrix->second)) {
       const std::string name = module + std::string(part.name);
-      made.tensors[name] = {{name, part.dtype, part.shape, 0, 0}, std::move(part.bytes)};
+      made.tensors[name] = {{name, part.dtype, part.shape, 0, 0}, {part.bytes.begin(), part.bytes.end()}};
     }
   }
   return made;
@@ -249,6 +249,32 @@ TEST_F(StoredWeightsTest, GiveBackEveryIntegerOfEveryMethod) {
       EXPECT_EQ(m.zeros, matrix->second.zeros) << tensor.name;
       EXPECT_EQ(m.column_group, matrix->second.column_group) << tensor.name;
     }
+  }
+}
+
+// Lines of GPTQ and AWQ hold pieces of all rows: whoever looks at one row has all pages of the part in memory.
+TEST_F(StoredWeightsTest, CountsWhatComesIntoMemory) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(std::string(c.format) + " " + c.scheme);
+    ModelConfig config = dense_->config();
+    config.json["quantization_config"] = c.settings;
+    const std::string label = "here";
+    const StoredQuantization quantization(config, label);
+    const QuantizedMatrix matrix = matrices(*dense_, c.scheme).at(kModule + ".weight");
+    const std::vector<PackedPart> parts = packed_format(c.format).pack(matrix);
+    uint64_t all = 0;
+    for (const PackedPart& part : parts) all += part.bytes.size();
+    const auto read = [&](int64_t first, int64_t count) {
+      return quantization.bytes_read(matrix.rows, views_of(parts), first, count);
+    };
+    const bool across = c.format != std::string_view("compressed-tensors");
+    EXPECT_EQ(read(0, matrix.rows), all);
+    EXPECT_EQ(read(0, 32) + read(32, matrix.rows - 32), all);
+    if (across)
+      EXPECT_EQ(read(0, 1), all);
+    else
+      EXPECT_LT(read(0, 1), all / 8);
+    EXPECT_EQ(read(32, 32) == 0, across);
   }
 }
 

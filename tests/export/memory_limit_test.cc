@@ -34,6 +34,8 @@ class ExportMemory : public ::testing::TestWithParam<Case> {
     run({"init", "--config", "config.json", "--tokenizer", kTeacher, "--output", "dense"});
     for (const char* scheme : {"int4-g32-asym", "q8_0"})
       run({"quantize", "dense", "--scheme", scheme, "--method", "rtn", "--output", scheme});
+    for (const char* format : {"gptq", "awq"})
+      run({"export", "int4-g32-asym", "--format", format, "--output", std::string("made-") + format});
   }
   static void TearDownTestSuite() { fs::remove_all(directory_); }
 
@@ -78,6 +80,8 @@ std::vector<Case> cases() {
                            {"awq", "int4-g32-asym", threads},
                            {"compressed-tensors", "int4-g32-asym", threads},
                            {"mlx", "int4-g32-asym", threads},
+                           {"gguf", "made-gptq", threads},
+                           {"gptq", "made-awq", threads},
                            {"hf", "q8_0", threads},
                            {"hf", "dense", threads, {"--type", "f32"}},
                            {"gguf", "int4-g32-asym", threads, {"--type", "f16"}}});
