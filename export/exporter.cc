@@ -27,15 +27,26 @@ constexpr std::array kFormats{
                  .windows = true,
                  .json_tokenizer = true,
                  .make = make_onnx_writer},
-    ExportFormat{.name = "gptq", .directory = true, .integers = true, .windows = true, .make = make_gptq_writer},
+    ExportFormat{.name = "gptq",
+                 .directory = true,
+                 .integers = true,
+                 .writes_behind = true,
+                 .windows = true,
+                 .make = make_gptq_writer},
     ExportFormat{.name = "hf", .directory = true, .takes_type = true, .windows = true, .make = make_hf_writer},
-    ExportFormat{.name = "awq", .directory = true, .integers = true, .windows = true, .make = make_awq_writer},
+    ExportFormat{.name = "awq",
+                 .directory = true,
+                 .integers = true,
+                 .writes_behind = true,
+                 .windows = true,
+                 .make = make_awq_writer},
     ExportFormat{.name = "compressed-tensors",
                  .directory = true,
                  .integers = true,
+                 .writes_behind = true,
                  .windows = true,
                  .make = make_compressed_tensors_writer},
-    ExportFormat{.name = "mlx", .directory = true, .integers = true, .make = make_mlx_writer},
+    ExportFormat{.name = "mlx", .directory = true, .integers = true, .writes_behind = true, .make = make_mlx_writer},
 };
 
 // What refuses() gets to see.
@@ -128,15 +139,25 @@ std::vector<PlannedTensor> plan_export(const ModelSource& source, const ExportOp
   return plan;
 }
 
-// One tensor is in memory at a time, and beside it the pages of the checkpoint that were read, the buffers of the files
-// and the tokenizer.
+// What is in memory while a tensor is written.
+uint64_t bytes_held(const ModelSource& source, const ModelTensor& tensor, const ExportFormat& format, bool as_integers,
+                    const ThreadPool& threads) {
+  uint64_t bytes = streaming_bytes(tensor, as_integers, threads);
+  // The joined parts of the matrix before.
+  if (as_integers && format.writes_behind && threads.size() > 1) bytes += static_cast<uint64_t>(tensor.elements());
+  // Lines of these hold pieces of all rows: whoever reads some has the pages of the whole matrix.
+  const bool across = source.container() == "gptq" || source.container() == "awq";
+  return across && !tensor.scheme.is_dense() ? bytes + tensor.bytes : bytes;
+}
+
+// Beside one tensor there are the pages of the checkpoint that were read, the buffers of the files and the tokenizer.
 void check_memory(const ModelSource& source, const ExportOptions& options, const ExportFormat& format,
                   const Context& context) {
   constexpr uint64_t kPages = uint64_t{16} << 20, kBuffers = uint64_t{20} << 20, kTokenizerBytes = 24;
   uint64_t largest = 0, side = 0;
   for (const ModelTensor& tensor : source.tensors())
     for (const bool as_integers : {false, !tensor.scheme.is_dense() && !options.type && format.integers})
-      largest = std::max(largest, streaming_bytes(tensor, as_integers, context.threads));
+      largest = std::max(largest, bytes_held(source, tensor, format, as_integers, context.threads));
   for (const SideFile& file : source.side_files()) side += file.bytes.size();
   check_memory_limit("export", source, kPages + kBuffers + side * kTokenizerBytes + largest, context);
 }

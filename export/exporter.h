@@ -47,7 +47,7 @@ class ArtifactWriter {
   // `path` is the file to write, or a directory that exists. `plan` outlives the writer.
   virtual void begin(const std::filesystem::path& path, std::span<const PlannedTensor> plan) = 0;
   // Each of the plan once, in its order. Where the layout lets a matrix be cut into runs of rows, all `threads` convert
-  // them; they are written behind, in the order of the rows.
+  // them; they are written behind, in the order of the rows. What could not be written may be said by the next call.
   virtual void write(const PlannedTensor& tensor, ThreadPool& threads) = 0;
   virtual void finish() = 0;
   // What the model says and the artifact cannot, as sentences.
@@ -60,6 +60,7 @@ struct ExportFormat {
   bool integers = false;        // holds codes and scales; else quantized tensors become f32, which is exact
   bool takes_type = false;      // has kinds for --type; else it is for integers, and a model without any is refused
   bool vectors_in_f32 = false;  // norms and biases are F32 whatever the type
+  bool writes_behind = false;   // with several threads a matrix is still being written while the next is packed
   bool windows = false;         // its programs know sliding windows; else the artifact's context ends with the window
   bool json_tokenizer = false;  // its programs read no tokenizer.model: see json_tokenizer.h
   // `source` outlives the writer.

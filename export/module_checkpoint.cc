@@ -89,32 +89,43 @@ void ModuleCheckpoint::write(const PlannedTensor& planned, ThreadPool& threads) 
   const ModelTensor& tensor = *planned.tensor;
   const auto append = [this](std::span<const std::byte> bytes) { weights_->append(bytes); };
   if (planned.dense) {
-    weights().begin(tensor.name, *planned.dense, tensor.shape);
+    wait_for_writing();
+    weights_->begin(tensor.name, *planned.dense, tensor.shape);
     return stream_dense(source_, tensor, *planned.dense, append, threads);
   }
   const auto begin = [this, module = module_name(planned)](const PackedPart& part) {
     weights_->begin(module + "." + std::string(part.name), part.dtype, part.shape);
-    stored(part);
   };
-  const auto behind = [this, sink = PartSink{begin, append}](std::vector<PackedPart> parts) {
-    weights();
-    writing_ = std::async(std::launch::async, [sink, parts = std::move(parts)] { sink.put(parts); });
+  const auto begin_now = [&](const PackedPart& part) {
+    wait_for_writing();
+    stored(part);
+    begin(part);
+  };
+  const auto joined = [&](std::vector<PackedPart> parts) {
+    wait_for_writing();
+    for (const PackedPart& part : parts) stored(part);
+    write_behind({begin, append}, std::move(parts), threads);
   };
   stream_packed(source_, tensor,
                 {.format = layout_,
                  .multiple = tensor.rows() % kRows == 0 ? kRows : tensor.rows(),
                  .row_axis = row_axis_,
                  .restate = [&](QuantizedMatrix rows) { return restated(std::move(rows)); }},
-                {[&](const PackedPart& part) { weights(), begin(part); }, append, behind}, threads);
+                {begin_now, append, joined}, threads);
 }
 
-SafetensorsWriter& ModuleCheckpoint::weights() {
+void ModuleCheckpoint::write_behind(const PartSink& sink, std::vector<PackedPart> parts, const ThreadPool& threads) {
+  if (threads.size() == 1) return sink.put(parts);
+  writing_ = std::async(std::launch::async, [sink, parts = std::move(parts)] { sink.put(parts); });
+}
+
+void ModuleCheckpoint::wait_for_writing() {
   if (writing_.valid()) writing_.get();
-  return *weights_;
 }
 
 void ModuleCheckpoint::finish() {
-  weights().finish();
+  wait_for_writing();
+  weights_->finish();
   write_side_files(artifact_side_files(source_), directory_);
   Json config = artifact_config(source_, notes_);
   describe(config);

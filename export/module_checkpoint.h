@@ -57,7 +57,9 @@ class ModuleCheckpoint : public ArtifactWriter {
   const std::vector<std::string>& notes() const { return notes_; }  // fallback_notes
 
  private:
-  SafetensorsWriter& weights();  // waits for what is being written
+  // While the next matrix is packed, where there are several threads. `sink` uses nothing but what this class owns.
+  void write_behind(const PartSink& sink, std::vector<PackedPart> parts, const ThreadPool& threads);
+  void wait_for_writing();  // and throws what failed there
 
   const ModelSource& source_;
   const uint64_t max_shard_bytes_;
@@ -65,7 +67,7 @@ class ModuleCheckpoint : public ArtifactWriter {
   const int row_axis_;
   std::filesystem::path directory_;
   std::unique_ptr<SafetensorsWriter> weights_;
-  std::future<void> writing_;  // joined parts of the matrix before this one, while this one is packed
+  std::future<void> writing_;  // of the joined parts of the matrix before this one; ends before weights_
   std::vector<std::string> dense_modules_, quantized_modules_, notes_;
 };
 

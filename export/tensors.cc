@@ -24,8 +24,8 @@ int64_t rows_in_run(const ModelTensor& tensor, int64_t multiple = 1) {
 
 // Of each element. In a run: codes and what is packed, or integers, float32 and what they become; that again for each
 // run that waits to be stored; and twice all, for what an allocator keeps of freed memory. Of a matrix: parts that are
-// joined, and those of the matrix before, which are being written, or all codes where zero points are looked at.
-constexpr uint64_t kPackedBytes = 2 * (4 + 3 * kReadyRuns), kDenseBytes = 2 * (12 + 4 * kReadyRuns), kWholeBytes = 3;
+// joined, or all codes where zero points are looked at.
+constexpr uint64_t kPackedBytes = 2 * (4 + 3 * kReadyRuns), kDenseBytes = 2 * (12 + 4 * kReadyRuns), kWholeBytes = 2;
 constexpr int64_t kRowsPacked = 32;  // rows that fill whole elements of every layout
 // Where runs are pieces of lines that are joined: of fewer rows the pieces cost more to place than to pack. None of
 // these runs waits to be stored, so that twice kRowsPacked take no more memory.

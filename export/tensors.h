@@ -38,7 +38,7 @@ QuantizedMatrix regrouped(const QuantizedMatrix& matrix, const Scheme& scheme);
 // How a tensor becomes parts a few MiB at a time.
 struct PackedRuns {
   const PackedFormat& format;
-  int64_t multiple = 32;  // of rows in a run, but for the last
+  int64_t multiple = 32;  // of rows in a run, but for the last; or all rows
   int row_axis = 0;       // as pack_runs has it
   // What is packed in place of a run of rows; empty: they themselves. Called by all threads.
   std::function<QuantizedMatrix(QuantizedMatrix rows)> restate = {};

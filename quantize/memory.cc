@@ -1,13 +1,11 @@
 #include "quantize/memory.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/memory.h"
 #include "core/base/text.h"
 #include "quantize/allocate/measured_units.h"
 #include "quantize/artifact.h"
@@ -138,13 +136,6 @@ uint64_t measuring(const ModelSource& source, std::span<const TensorPlan> plans,
 
 // A text while it is read (the file and a copy, the parts of a directory while they are joined) and its tokens.
 uint64_t reading(const fs::path& text) { return 3 * corpus_bytes(text); }
-
-// What the process has now, which is less than its peak where an earlier stage took more.
-uint64_t resident_bytes() {
-  uint64_t all = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> all >> resident;
-  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-}
 
 bool measures_model(const QuantizeOptions& options) { return options.scheme == "auto" && !options.calibration.empty(); }
 

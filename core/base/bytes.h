@@ -1,4 +1,4 @@
-// Bytes that are about to be written: resizing does not zero them first, which costs as much as writing them.
+// Bytes that are about to be written: making room for them does not zero them, which costs as much as writing them.
 #pragma once
 
 #include <cstddef>
@@ -6,16 +6,21 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/memory.h"
+
 namespace retort {
 
-// As std::allocator, but for elements made without a value, which stay as the memory was.
+// An allocator whose elements, where they are made without a value, stay as the memory was.
 template <typename T>
-struct UnsetAllocator : std::allocator<T> {
-  template <typename U>
-  struct rebind {
-    using other = UnsetAllocator<U>;
-  };
+struct UnsetAllocator {
+  using value_type = T;
 
+  UnsetAllocator() = default;
+  template <typename U>
+  UnsetAllocator(const UnsetAllocator<U>&) noexcept {}
+
+  T* allocate(size_t count) { return static_cast<T*>(allocate_block(count * sizeof(T))); }
+  void deallocate(T* block, size_t count) noexcept { free_block(block, count * sizeof(T)); }
   template <typename U>
   void construct(U* place) noexcept {
     ::new (static_cast<void*>(place)) U;
@@ -24,8 +29,13 @@ struct UnsetAllocator : std::allocator<T> {
   void construct(U* place, Values&&... values) {
     std::construct_at(place, std::forward<Values>(values)...);
   }
+  template <typename U>
+  bool operator==(const UnsetAllocator<U>&) const noexcept {
+    return true;
+  }
 };
 
-using Bytes = std::vector<std::byte, UnsetAllocator<std::byte>>;
+// UnsetBytes(n) and resize(n) hold whatever was there; UnsetBytes(n, std::byte{0}) holds zeros.
+using UnsetBytes = std::vector<std::byte, UnsetAllocator<std::byte>>;
 
 }  // namespace retort

@@ -4,8 +4,14 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <new>
 
 namespace retort {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
 
 uint64_t resident_bytes() {
   uint64_t all = 0, resident = 0;
@@ -13,11 +19,19 @@ uint64_t resident_bytes() {
   return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
-void prefer_huge_pages(void* block, size_t bytes) {
-  constexpr size_t kHuge = size_t{2} << 20;
-  const auto begin = (reinterpret_cast<uintptr_t>(block) + kHuge - 1) / kHuge * kHuge;
-  const auto end = (reinterpret_cast<uintptr_t>(block) + bytes) / kHuge * kHuge;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+void* allocate_block(size_t bytes) {
+  if (bytes < kHugePage) return ::operator new(bytes);
+  void* block = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (block == MAP_FAILED) throw std::bad_alloc();
+  ::madvise(block, bytes, MADV_HUGEPAGE);  // a wish: what the kernel answers does not matter
+  return block;
+}
+
+void free_block(void* block, size_t bytes) noexcept {
+  if (bytes < kHugePage)
+    ::operator delete(block);
+  else
+    ::munmap(block, bytes);
 }
 
 }  // namespace retort

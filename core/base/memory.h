@@ -9,8 +9,9 @@ namespace retort {
 // Now, which is less than the peak (context.h) where something earlier took more.
 uint64_t resident_bytes();
 
-// For a large block that is not yet touched: the whole of each huge page inside it then costs one page fault instead
-// of hundreds, and few entries of the table of pages. Where the kernel has none, nothing happens.
-void prefer_huge_pages(void* block, size_t bytes);
+// A block of memory as it is, or std::bad_alloc. From 2 MiB on it comes from the kernel and goes back there at once, in
+// huge pages where it has some: one page fault for each, instead of hundreds.
+void* allocate_block(size_t bytes);
+void free_block(void* block, size_t bytes) noexcept;  // `bytes` as it was allocated
 
 }  // namespace retort

@@ -431,7 +431,7 @@ uint64_t StoredQuantization::bytes_read(int64_t rows, std::span<const PackedPart
   for (const PackedPartView& part : parts)
     if (row_axis_of(*method_, part) == 0)
       bytes += part.bytes.size() * static_cast<uint64_t>(count) / static_cast<uint64_t>(rows);
-    else if (first == 0)
+    else if (first == 0 || first + count == rows)
       bytes += part.bytes.size();
   return bytes;
 }

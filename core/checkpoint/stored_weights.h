@@ -58,8 +58,9 @@ class StoredQuantization {
   // Rows [first, first + count). Errors name `subject`.
   QuantizedMatrix unpack(const StoredWeight& weight, int64_t rows, int64_t cols, std::span<const PackedPartView> parts,
                          int64_t first, int64_t count, std::string_view subject) const;
-  // How many bytes of the parts that takes from the file, where the rows are read one run after another: parts whose
-  // lines hold pieces of all rows come into memory with the first row.
+  // How many bytes of the parts that brings into memory, where the rows are read one run after another: all of a part
+  // whose lines hold pieces of all rows with the first one, and once more with the last. As the parts may have been
+  // dropped in between, they are due again then.
   uint64_t bytes_read(int64_t rows, std::span<const PackedPartView> parts, int64_t first, int64_t count) const;
 
  private:

@@ -21,7 +21,7 @@ struct PackedPart {
   std::string_view name;
   DType dtype;
   std::vector<int64_t> shape;
-  Bytes bytes;
+  UnsetBytes bytes;
 };
 
 // A borrowed part for unpacking; the bytes usually lie in a mapped file and are not aligned.

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "core/base/in_order.h"
-#include "core/base/memory.h"
 
 namespace retort {
 namespace {
@@ -38,20 +37,19 @@ class PartJoiner {
  private:
   // Parts of two dimensions have whole elements along the rows, which tell how many of them the whole has.
   void prepare(std::span<const PackedPart> parts, int64_t count) {
+    std::vector<PackedPart> whole;  // all or nothing: after a failure another run may come here
     for (const PackedPart& part : parts) {
-      PackedPart& whole = whole_.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
-      const bool of_all_rows = part.shape.size() < 2;
-      int64_t& extent = row_axis_ == 0 ? whole.shape.front() : whole.shape.back();
-      if (!of_all_rows) extent = extent * rows_ / count;
-      if (whole_.size() > streamed_)
-        reserve(whole.bytes, of_all_rows ? part.bytes.size()
-                                         : part.bytes.size() * static_cast<size_t>(rows_) / static_cast<size_t>(count));
+      auto& [name, dtype, shape, bytes] = whole.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
+      int64_t& extent = row_axis_ == 0 ? shape.front() : shape.back();
+      if (shape.size() >= 2) extent = extent * rows_ / count;
+      if (whole.size() > streamed_) bytes.resize(bytes_of(dtype, shape));
     }
+    whole_ = std::move(whole);
   }
-  static void reserve(Bytes& bytes, size_t size) {
-    bytes.reserve(size);
-    prefer_huge_pages(bytes.data(), size);
-    bytes.resize(size);
+  static size_t bytes_of(DType dtype, std::span<const int64_t> shape) {
+    size_t bytes = size_of(dtype);
+    for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
+    return bytes;
   }
   void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
     const size_t lines = row_axis_ == 0 || part.shape.size() < 2 ? 1 : part.bytes.size() / line_bytes(part);
@@ -75,23 +73,32 @@ class PartJoiner {
 bool pack_all(const MatrixRuns& runs, const PackedFormat& format, PartJoiner& joiner, const PartSink& sink,
               ThreadPool& threads) {
   std::atomic<bool> given_up = false;
-  const auto make = [&](int64_t first, int64_t count) -> Bytes {
+  const auto make = [&](int64_t first, int64_t count) {
     const std::optional<QuantizedMatrix> rows = given_up ? std::nullopt : runs.make(first, count);
-    if (!rows) return given_up = true, Bytes();
+    if (!rows) return given_up = true, UnsetBytes();
     std::vector<PackedPart> parts = format.pack_rows(*rows);
     joiner.place(parts, first, count);
     return std::move(parts.front().bytes);
   };
+  // In no order, where no run is handed on: none waits for another.
+  const auto make_alone = [&](int64_t first, int64_t last) {
+    try {
+      make(first, last - first);
+    } catch (...) {
+      given_up = true;
+      throw;
+    }
+  };
   bool begun = false;
-  const auto take = [&](const Bytes& bytes) {
+  const auto take = [&](const UnsetBytes& bytes) {
     if (given_up) return;
     if (!std::exchange(begun, true)) sink.begin(joiner.streamed());
     sink.append(bytes);
   };
   if (joiner.streams())
     in_order(runs.rows, runs.step, threads, make, take);
-  else  // in no order: none waits for another
-    threads.run_ranges(runs.rows, runs.step, [&](int64_t first, int64_t last) { make(first, last - first); });
+  else
+    threads.run_ranges(runs.rows, runs.step, make_alone);
   return !given_up;
 }
 

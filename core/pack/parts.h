@@ -78,7 +78,7 @@ inline std::vector<float> require_scales(std::span<const PackedPartView> parts, 
 inline PackedPart blank_part(std::string_view name, DType dtype, std::vector<int64_t> shape) {
   size_t bytes = size_of(dtype);
   for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
-  return {name, dtype, std::move(shape), Bytes(bytes, std::byte{0})};
+  return {name, dtype, std::move(shape), UnsetBytes(bytes, std::byte{0})};
 }
 
 // The elements of a part, for as long as its bytes stay where they are.

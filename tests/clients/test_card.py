@@ -22,7 +22,6 @@ LOADERS = {"gguf": {"llama.cpp", "llama-cpp-python", "Retort"}, "onnx": {"onnxru
            "gptq": {"GPTQModel", "transformers", "vLLM"}, "awq": {"GPTQModel", "transformers", "vLLM", "mlx-lm"},
            "compressed-tensors": {"vLLM", "transformers"}, "mlx": {"mlx-lm"}, "hf": {"transformers"}}
 ABSENT = {"llama.cpp", "vLLM", "Ollama"}
-NEEDS_MORE = {("gptq", "transformers")}  # optimum, whose pins conflict with GPTQModel's
 
 
 def commands(card):
@@ -76,7 +75,7 @@ class Card(unittest.TestCase):
         for program, command in found.items():
             with self.subTest(format=format, program=program):
                 self.check_files(command, directory)
-                if program not in ABSENT and (format, program) not in NEEDS_MORE:
+                if program not in ABSENT:
                     told = self.run_command(command, directory)
                     if program == "onnxruntime-genai":
                         self.assertGreater(len(told), len("Once upon a time") + 20, told)

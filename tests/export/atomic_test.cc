@@ -23,7 +23,7 @@ using testing::TempDir;
 using testing::TinyModel;
 
 ThreadPool& pool() {
-  static ThreadPool threads(1);
+  static ThreadPool threads(3);
   return threads;
 }
 
@@ -36,11 +36,13 @@ std::unique_ptr<ModelSource> source_in(const fs::path& directory) {
 }
 
 // As the command line does it: under a temporary name, renamed when complete.
-void export_staged(const ModelSource& source, const fs::path& path, const ExportFormat& format, ProgressSink& sink) {
+void export_staged(const ModelSource& source, const fs::path& path, const ExportFormat& format, ProgressSink& sink,
+                   uint64_t max_shard_bytes = 0) {
   Context context{pool(), sink};
   const auto kind = format.directory ? StagedOutput::Kind::kDirectory : StagedOutput::Kind::kFile;
   StagedOutput output(path, kind, false);
-  export_model(source, output.staging(), {.format = std::string(format.name), .type = {}}, context);
+  const ExportOptions options{.format = std::string(format.name), .type = {}, .max_shard_bytes = max_shard_bytes};
+  export_model(source, output.staging(), options, context);
   output.commit();
 }
 
@@ -115,6 +117,26 @@ TEST(Atomic, OutOfDisk) {
         EXPECT_THAT(error.what(), HasSubstr("File too large"));
       }
       EXPECT_THAT(names_in(directory), IsEmpty());
+    }
+    expect_next_succeeds(*source, directory, format);
+  });
+}
+
+// Where each file is complete, and fails, while the next matrix is packed.
+TEST(Atomic, OutOfDiskBehind) {
+  TempDir dir;
+  const auto source = source_in(dir.path() / "model");
+  for_formats([&](const ExportFormat& format) {
+    if (!format.writes_behind) return;
+    const fs::path directory = dir.path() / format.name;
+    fs::create_directories(directory);
+    try {
+      const SmallDisk disk(3000);
+      ProgressSink silent;
+      export_staged(*source, directory / "artifact", format, silent, /*max_shard_bytes=*/1000);
+      ADD_FAILURE() << "it fits";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("File too large"));
     }
     expect_next_succeeds(*source, directory, format);
   });

@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "core/base/digest.h"
+#include "core/base/error.h"
 #include "core/pack/packed_format.h"
 #include "export/exporter.h"
 #include "export/tensors.h"
@@ -20,7 +23,8 @@ namespace fs = std::filesystem;
 using testing::TempDir;
 using testing::TinyModel;
 
-// A run has 512 rows of up_proj [1056, 512] and 224 of down_proj [512, 1056]; heads of 32 rows are permuted in GGUF.
+// A run has 512 rows of up_proj [1056, 512] and 224 of down_proj [512, 1056] (192 where runs are joined); heads of 32
+// rows are permuted in GGUF.
 TinyModel long_shape() {
   TinyModel model;
   model.hidden_size = 512;
@@ -71,6 +75,25 @@ INSTANTIATE_TEST_SUITE_P(Export, Runs,
                            std::ranges::replace(name, '-', '_');
                            return name;
                          });
+
+TEST(PackRuns, EndWithTheFirstThatFails) {
+  constexpr int64_t kRows = 64, kRuns = 200, kCols = 64;
+  for (const int row_axis : {0, 1}) {
+    ThreadPool threads(3);
+    std::atomic<int> made = 0;
+    const auto make = [&](int64_t first, int64_t count) -> std::optional<QuantizedMatrix> {
+      ++made;
+      if (first == 0) fail("test", "rows", "they are damaged");
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return make_quantized(parse_scheme("int4-g32-sym"), count, kCols);
+    };
+    const PartSink sink{[](const PackedPart&) {}, [](std::span<const std::byte>) {}};
+    EXPECT_THROW(pack_runs({kRows * kRuns, kCols, kRows, make}, packed_format(row_axis == 0 ? "mlx" : "gptq"), row_axis,
+                           sink, threads),
+                 Error);
+    EXPECT_LT(made, kRuns / 2) << row_axis;
+  }
+}
 
 struct Layout {
   const char *format, *scheme;
