@@ -26,7 +26,7 @@ class ProgressSink {
 struct Context {
   ThreadPool& threads;
   ProgressSink& progress;
-  uint64_t memory_limit = 0;  // bytes; 0: none
+  uint64_t memory_limit = 0;   // bytes; 0: none
   uint64_t seed = 0;
   std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
 

@@ -17,29 +17,6 @@ constexpr int64_t kPerWord = 8;
 constexpr std::array<int64_t, kPerWord> kOrder{0, 2, 4, 6, 1, 3, 5, 7};
 constexpr int64_t kTile = 16;  // words written together: one cache line
 
-// Calls body(line, word, place in the words) for words of `lines` lines of `words`, in an order that walks the rows
-// of the matrix and the lines of words in cache lines.
-template <typename Body>
-void for_words(int64_t lines, int64_t words, const Body& body) {
-  for (int64_t first = 0; first < words; first += kTile)
-    for (int64_t line = 0; line < lines; ++line)
-      for (int64_t w = first; w < std::min(first + kTile, words); ++w)
-        body(line, w, static_cast<size_t>(line * words + w));
-}
-
-// [lines, rows / 8] words of value(row, line).
-template <typename Value>
-std::vector<uint32_t> pack_words(int64_t rows, int64_t lines, const Value& value) {
-  std::vector<uint32_t> words(static_cast<size_t>(lines * rows / kPerWord));
-  for_words(lines, rows / kPerWord, [&](int64_t line, int64_t w, size_t at) {
-    uint32_t word = 0;
-    for (size_t i = 0; i < kOrder.size(); ++i)
-      word |= static_cast<uint32_t>(value(w * kPerWord + kOrder[i], line)) << (kBits * i);
-    words[at] = word;
-  });
-  return words;
-}
-
 // Eight rows of codes, `stride` apart, in the order in which a word has them.
 template <typename Code>
 std::array<Code*, kPerWord> eight_rows(Code* codes, int64_t stride) {
@@ -83,42 +60,39 @@ RETORT_INLINE void for_word_tiles(int64_t words, int64_t cols, const Body& body)
       body(word, std::min(kTile, words - word), col, std::min(kColumns, cols - col));
 }
 
-// [cols, rows / 8] words.
-RETORT_EACH_ISA void pack_codes(const QuantizedMatrix& m, std::span<uint32_t> packed) {
-  const int64_t words = m.rows / kPerWord;
+// [cols, rows / 8] words of codes or zero points, [rows, cols].
+RETORT_EACH_ISA void pack_words(const uint8_t* values, int64_t rows, int64_t cols, std::span<uint32_t> packed) {
+  const int64_t words = rows / kPerWord;
   Tile tile;
-  for_word_tiles(words, m.cols, [&](int64_t word, int64_t count, int64_t col, int64_t cols) {
+  for_word_tiles(words, cols, [&](int64_t word, int64_t count, int64_t col, int64_t width) {
     for (int64_t w = 0; w < count; ++w)
-      pack_eight_rows(eight_rows(m.codes.data() + (word + w) * kPerWord * m.cols + col, m.cols), cols,
+      pack_eight_rows(eight_rows(values + (word + w) * kPerWord * cols + col, cols), width,
                       reinterpret_cast<uint8_t*>(tile[static_cast<size_t>(w)].data()));
-    for (int64_t c = 0; c < cols; ++c)
+    for (int64_t c = 0; c < width; ++c)
       for (int64_t w = 0; w < count; ++w)
         packed[static_cast<size_t>((col + c) * words + word + w)] =
             tile[static_cast<size_t>(w)][static_cast<size_t>(c)];
   });
 }
 
-RETORT_EACH_ISA void unpack_codes(const std::vector<uint32_t>& packed, QuantizedMatrix& m) {
-  const int64_t words = m.rows / kPerWord;
+RETORT_EACH_ISA void unpack_words(std::span<const uint32_t> packed, int64_t rows, int64_t cols, uint8_t* values) {
+  const int64_t words = rows / kPerWord;
   Tile tile;
-  for_word_tiles(words, m.cols, [&](int64_t word, int64_t count, int64_t col, int64_t cols) {
-    for (int64_t c = 0; c < cols; ++c)
+  for_word_tiles(words, cols, [&](int64_t word, int64_t count, int64_t col, int64_t width) {
+    for (int64_t c = 0; c < width; ++c)
       for (int64_t w = 0; w < count; ++w)
         tile[static_cast<size_t>(w)][static_cast<size_t>(c)] =
             packed[static_cast<size_t>((col + c) * words + word + w)];
     for (int64_t w = 0; w < count; ++w)
-      unpack_eight_rows(reinterpret_cast<const uint8_t*>(tile[static_cast<size_t>(w)].data()), cols,
-                        eight_rows(m.codes.data() + (word + w) * kPerWord * m.cols + col, m.cols));
+      unpack_eight_rows(reinterpret_cast<const uint8_t*>(tile[static_cast<size_t>(w)].data()), width,
+                        eight_rows(values + (word + w) * kPerWord * cols + col, cols));
   });
 }
 
-// Calls take(row, line, value) for each value of [lines, rows / 8] words.
-template <typename Take>
-void unpack_words(const std::vector<uint32_t>& words, int64_t rows, int64_t lines, const Take& take) {
-  for_words(lines, rows / kPerWord, [&](int64_t line, int64_t w, size_t at) {
-    for (size_t i = 0; i < kOrder.size(); ++i)
-      take(w * kPerWord + kOrder[i], line, static_cast<uint8_t>(words[at] >> (kBits * i) & 15));
-  });
+PackedPart words_part(std::string_view name, const std::vector<uint8_t>& values, int64_t rows, int64_t cols) {
+  PackedPart part = blank_part(name, DType::kI32, {cols, rows / kPerWord});
+  pack_words(values.data(), rows, cols, elements_of<uint32_t>(part));
+  return part;
 }
 
 std::string refuses(const QuantizedMatrix& m) {
@@ -131,15 +105,14 @@ std::string refuses(const QuantizedMatrix& m) {
 
 std::vector<PackedPart> pack(const QuantizedMatrix& m) {
   const int64_t rows = m.rows, groups = m.groups();
-  const auto zero = [&](int64_t r, int64_t g) { return m.zero(r, g); };
+  const std::vector<uint8_t> middles(m.zeros.empty() ? static_cast<size_t>(rows * groups) : 0, m.scheme.middle());
   std::vector<uint16_t> scales(static_cast<size_t>(groups * rows));
   for (size_t i = 0; i < scales.size(); ++i)
     scales[i] = f32_to_f16(
         m.scales[i % static_cast<size_t>(rows) * static_cast<size_t>(groups) + i / static_cast<size_t>(rows)]);
   std::vector<PackedPart> parts;
-  pack_codes(m,
-             elements_of<uint32_t>(parts.emplace_back(blank_part("qweight", DType::kI32, {m.cols, rows / kPerWord}))));
-  parts.push_back(make_part("qzeros", DType::kI32, {groups, rows / kPerWord}, pack_words(rows, groups, zero)));
+  parts.push_back(words_part("qweight", m.codes, rows, m.cols));
+  parts.push_back(words_part("qzeros", m.zeros.empty() ? middles : m.zeros, rows, groups));
   parts.push_back(make_part("scales", DType::kF16, {groups, rows}, scales));
   return parts;
 }
@@ -153,14 +126,15 @@ QuantizedMatrix unpack(const Scheme& scheme, int64_t rows, int64_t cols, std::sp
   const auto codes = values_of<uint32_t>(require_part(parts, "qweight", DType::kI32, {cols, words}, subject));
   const auto zeros = values_of<uint32_t>(require_part(parts, "qzeros", DType::kI32, {groups, words}, subject));
   const std::vector<float> scales = require_scales(parts, "scales", {groups, rows}, subject);
-  unpack_codes(codes, m);
-  unpack_words(zeros, rows, groups, [&](int64_t r, int64_t g, uint8_t zero) {
-    if (scheme.symmetric && zero != scheme.middle())
-      fail("unpack", subject, "the scheme is symmetric, and a zero point is not the middle");
-    const auto at = static_cast<size_t>(r * groups + g);
-    if (!scheme.symmetric) m.zeros[at] = zero;
-    m.scales[at] = scales[static_cast<size_t>(g * rows + r)];
-  });
+  unpack_words(codes, rows, cols, m.codes.data());
+  std::vector<uint8_t> zero_points(static_cast<size_t>(rows * groups));
+  unpack_words(zeros, rows, groups, zero_points.data());
+  if (scheme.symmetric && std::ranges::any_of(zero_points, [&](uint8_t zero) { return zero != scheme.middle(); }))
+    fail("unpack", subject, "the scheme is symmetric, and a zero point is not the middle");
+  if (!scheme.symmetric) m.zeros = std::move(zero_points);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t g = 0; g < groups; ++g)
+      m.scales[static_cast<size_t>(r * groups + g)] = scales[static_cast<size_t>(g * rows + r)];
   check_integers(m, subject);
   return m;
 }

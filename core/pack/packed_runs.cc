@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/in_order.h"
+#include "core/pack/parts.h"
 
 namespace retort {
 namespace {
@@ -42,14 +43,9 @@ class PartJoiner {
       auto& [name, dtype, shape, bytes] = whole.emplace_back(PackedPart{part.name, part.dtype, part.shape, {}});
       int64_t& extent = row_axis_ == 0 ? shape.front() : shape.back();
       if (shape.size() >= 2) extent = extent * rows_ / count;
-      if (whole.size() > streamed_) bytes.resize(bytes_of(dtype, shape));
+      if (whole.size() > streamed_) bytes.resize(size_in_bytes(dtype, shape));
     }
     whole_ = std::move(whole);
-  }
-  static size_t bytes_of(DType dtype, std::span<const int64_t> shape) {
-    size_t bytes = size_of(dtype);
-    for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
-    return bytes;
   }
   void place(const PackedPart& part, int64_t first, PackedPart& whole) const {
     const size_t lines = row_axis_ == 0 || part.shape.size() < 2 ? 1 : part.bytes.size() / line_bytes(part);

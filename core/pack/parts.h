@@ -28,6 +28,12 @@ inline std::string describe(DType type, std::span<const int64_t> shape) {
   return text + (shape.empty() ? " []" : "]");
 }
 
+inline size_t size_in_bytes(DType type, std::span<const int64_t> shape) {
+  size_t bytes = size_of(type);
+  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+  return bytes;
+}
+
 // The part of that name in one of these types; absence, another type or shape, and a wrong number of bytes are errors
 // naming `subject`.
 inline const PackedPartView& require_part(std::span<const PackedPartView> parts, std::string_view name,
@@ -35,10 +41,8 @@ inline const PackedPartView& require_part(std::span<const PackedPartView> parts,
                                           std::string_view subject) {
   const PackedPartView* part = find_part(parts, name);
   if (part == nullptr) fail("unpack", subject, "the part '" + std::string(name) + "' is missing");
-  size_t elements = 1;
-  for (const int64_t size : shape) elements *= static_cast<size_t>(size);
   const bool right = std::ranges::find(dtypes, part->dtype) != dtypes.end() && std::ranges::equal(part->shape, shape);
-  if (!right || part->bytes.size() != elements * size_of(part->dtype))
+  if (!right || part->bytes.size() != size_in_bytes(part->dtype, shape))
     fail("unpack", subject,
          "the part '" + std::string(name) + "' is " + describe(part->dtype, part->shape) + ", and the scheme needs " +
              describe(*dtypes.begin(), shape));
@@ -76,9 +80,8 @@ inline std::vector<float> require_scales(std::span<const PackedPartView> parts, 
 
 // All zero, to be filled in.
 inline PackedPart blank_part(std::string_view name, DType dtype, std::vector<int64_t> shape) {
-  size_t bytes = size_of(dtype);
-  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
-  return {name, dtype, std::move(shape), UnsetBytes(bytes, std::byte{0})};
+  UnsetBytes bytes(size_in_bytes(dtype, shape), std::byte{0});
+  return {name, dtype, std::move(shape), std::move(bytes)};
 }
 
 // The elements of a part, for as long as its bytes stay where they are.
