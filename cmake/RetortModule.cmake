@@ -37,12 +37,12 @@ function(retort_use_torch target)
   endif()
 endfunction()
 
-# retort_test(NAME name SOURCES ... DEPS ... [TORCH] [LABELS ...]): a GoogleTest program, each test known to CTest.
+# retort_test(NAME name SOURCES ... DEPS ... [TORCH] [TIMEOUT seconds]): a GoogleTest program, each suite known to CTest.
 # The code of the test is compiled with -O1, in two thirds of the time; what it tests keeps its flags.
 function(retort_test)
-  cmake_parse_arguments(arg "TORCH" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "TORCH" "NAME;TIMEOUT" "SOURCES;DEPS" ${ARGN})
   add_executable(${arg_NAME} ${arg_SOURCES})
-  target_link_libraries(${arg_NAME} PRIVATE retort_options ${arg_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_link_libraries(${arg_NAME} PRIVATE retort_options ${arg_DEPS} test_main GTest::gtest GTest::gmock)
   target_compile_definitions(${arg_NAME} PRIVATE
     RETORT_SOURCE_DIR="${PROJECT_SOURCE_DIR}" RETORT_BINARY_DIR="${PROJECT_BINARY_DIR}")
   if(arg_TORCH)
@@ -53,8 +53,11 @@ function(retort_test)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
-  gtest_discover_tests(${arg_NAME} DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST
-    PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+  set(suites "${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}_suites.cmake")
+  file(GENERATE OUTPUT "${suites}" CONTENT "set(program \"$<TARGET_FILE:${arg_NAME}>\")
+set(properties TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 WORKING_DIRECTORY \"${CMAKE_CURRENT_BINARY_DIR}\")
+include(\"${PROJECT_SOURCE_DIR}/cmake/TestSuites.cmake\")\n")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${suites}")
 endfunction()
 
 # retort_fuzz(NAME name SOURCES ... DEPS ... CORPUS dir): a libFuzzer target with RETORT_FUZZ, and always a test

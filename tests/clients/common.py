@@ -46,11 +46,16 @@ def workspace(test_case):
     return pathlib.Path(path)
 
 
+def probe(*arguments, input):
+    """What client_probe prints (probe.cc)."""
+    command = [os.environ["RETORT_PROBE"], *map(str, arguments)]
+    return subprocess.run(command, input=input, text=True, check=True, stdout=subprocess.PIPE).stdout
+
+
 def logits(model, ids):
     """[tokens, vocabulary], from the built-in backend in float math."""
     with tempfile.NamedTemporaryFile() as out:
-        subprocess.run([os.environ["RETORT_PROBE"], str(model), out.name], input=" ".join(map(str, ids)), text=True,
-                       check=True)
+        probe("logits", model, out.name, input=" ".join(map(str, ids)))
         return np.fromfile(out.name, np.float32).reshape(len(ids), -1)
 
 
@@ -59,6 +64,12 @@ def tokenize(model, text):
         file.write(text)
         file.flush()
         return retort("tokenize", model, "--text", file.name)["ids"]
+
+
+def tokenize_all(model, texts):
+    """{text: ids}, as `retort tokenize` gives them, which would read a large vocabulary anew for each."""
+    texts = list(texts)
+    return dict(zip(texts, json.loads(probe("ids", model, input=json.dumps(texts))), strict=True))
 
 
 def quantized(model, output, scheme, *options):

@@ -90,7 +90,7 @@ def hf(family):
 
 
 def gguf_tensors(path):
-    return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+    return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in test_gguf.read(path).tensors}
 
 
 def llama_cpp(family):
@@ -103,7 +103,7 @@ def llama_cpp(family):
     float_path = family.export(family.float, "float.gguf", "--format", "gguf", "--type", "f32")
     for model, file, tolerance in ((family.float, float_path, TOLERANCE), (family.int4, dense, TOLERANCE),
                                    (family.int4, path, test_gguf.RANDOM_TOLERANCE)):
-        fields = gguf.GGUFReader(file).fields
+        fields = test_gguf.read(file).fields
         context = fields[fields["general.architecture"].contents() + ".context_length"].contents()
         ids = family.ids[:context]  # which ends with the window, for llama.cpp has none in these families
         family.check(model, test_gguf.logits_of(test_gguf.load(file, 64), ids), tolerance)

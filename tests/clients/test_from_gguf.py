@@ -29,9 +29,9 @@ def corpus():
     return ["".join(part * times for part, times in text["parts"]) for text in texts if "parts" in text]
 
 
-def add_tokenizer(writer, vocabulary, pre=None):
-    """That of another GGUF file."""
-    for name, field in gguf.GGUFReader(vocabulary).fields.items():
+def add_tokenizer(writer, fields, pre=None):
+    """That of another GGUF file, which has these fields."""
+    for name, field in fields.items():
         if name.startswith("tokenizer."):
             value = pre if pre and name == "tokenizer.ggml.pre" else field.contents()
             writer.add_key_value(name, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
@@ -44,16 +44,15 @@ def write_all(writer):
     writer.close()
 
 
-def grafted(vocabulary, path, pre=None):
+def grafted(fields, path, pre=None):
     """A model of one small layer with the tokenizer of another GGUF file, as the gguf package writes it."""
-    fields = gguf.GGUFReader(vocabulary).fields
     writer = gguf.GGUFWriter(path, "llama")
     size, width = len(fields["tokenizer.ggml.tokens"].data), 32
     for name, number in (("context_length", 64), ("embedding_length", width), ("feed_forward_length", width),
                          ("block_count", 1), ("attention.head_count", 2), ("vocab_size", size)):
         writer.add_uint32("llama." + name, number)
     writer.add_layer_norm_rms_eps(1e-5)
-    add_tokenizer(writer, vocabulary, pre)
+    add_tokenizer(writer, fields, pre)
     random = np.random.default_rng(3)
     rows = {"token_embd": size, **{f"blk.0.{name}": width for name in (
         "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}}
@@ -93,7 +92,7 @@ def phi3_file(golden, vocabulary, path, kind, scaling=None):
             float(np.sqrt(1 + np.log(config["max_position_embeddings"] / original) / np.log(original))))
         for length in ("short", "long"):
             writer.add_tensor(f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32))
-    add_tokenizer(writer, vocabulary)
+    add_tokenizer(writer, test_gguf.read(vocabulary).fields)
     names = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
              "lm_head.weight": "output.weight"}
     for name, values in load_file(golden / "model.safetensors").items():
@@ -146,11 +145,11 @@ class Case(unittest.TestCase):
 
 class EveryWayOfCuttingText(Case):
     def test_ids(self):
-        source = common.exported(common.TEACHER, self.dir / "teacher.gguf", "--format", "gguf")
+        fields = test_gguf.read(common.exported(common.TEACHER, self.dir / "teacher.gguf", "--format", "gguf")).fields
         text = "\n".join(text for text in corpus() if len(text) < 2000)
         for pre in PRE_TOKENIZERS:
             with self.subTest(pre=pre):
-                model = grafted(source, self.dir / f"{pre}.gguf", pre)
+                model = grafted(fields, self.dir / f"{pre}.gguf", pre)
                 loaded = Loaded(self.from_gguf(model, pre))
                 self.assertEqual(loaded.ids(text), common.tokenize(model, text))
 
@@ -255,7 +254,7 @@ class FromOtherTools(Case):
     def test_vocabularies_of_llama_cpp(self):
         for file in sorted((common.DATA / "tokenizers/ggml-vocab").glob("*.gguf")):
             with self.subTest(vocabulary=file.name):
-                loaded = Loaded(self.from_gguf(grafted(file, self.dir / file.name), file.stem))
+                loaded = Loaded(self.from_gguf(grafted(test_gguf.read(file).fields, self.dir / file.name), file.stem))
                 texts = pathlib.Path(f"{file}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
                 lines = pathlib.Path(f"{file}.out").read_text().split("\n")
                 begin = 1 if loaded.ids("")[:1] == [loaded.transformers.bos_token_id] else 0

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import unittest
+import unittest.mock
 
 import gguf
 import llama_cpp
@@ -25,6 +26,13 @@ def load(path, context):
     return llama_cpp.Llama(model_path=str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True,
                            n_threads=1, n_threads_batch=1, type_k=F32_CACHE, type_v=F32_CACHE, flash_attn=False,
                            yarn_beta_fast=-1.0, yarn_beta_slow=-1.0, verbose=False)
+
+
+def read(path):
+    """The gguf package's reader, on bytes in memory: it takes a vocabulary in very many pieces, and each piece of a memory
+    map costs several times as much."""
+    with unittest.mock.patch.object(np, "memmap", lambda path, mode: np.fromfile(path, np.uint8)):
+        return gguf.GGUFReader(path)
 
 
 def logits_of(llama, ids):
@@ -111,14 +119,14 @@ class Teacher(unittest.TestCase):
                              "int3-g64-sym": "q4_0", "int8-channel-sym": "q8_0", "int8-g64-sym": "q8_0"}.items():
             with self.subTest(scheme=scheme):
                 path, _ = self.check(scheme, kind, scheme)
-                types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
+                types = {t.tensor_type.name for t in read(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
                 self.assertEqual(types, {kind.upper()})
 
     def test_block_types(self):
         for scheme in ("q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"):
             with self.subTest(scheme=scheme):
                 _, path = self.export(scheme, scheme)
-                types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
+                types = {t.tensor_type.name for t in read(path).tensors if ".ffn_" in t.name and "norm" not in t.name}
                 self.assertIn(scheme.upper(), types)  # q2_k and q3_k are mixes: some tensors have more bits
                 theirs, ours = logits_of(load(path, 256), self.ids), common.logits(path, self.ids)
                 miss = np.sqrt(np.mean((theirs - ours) ** 2))
@@ -130,7 +138,7 @@ class Teacher(unittest.TestCase):
         for scheme, number in {"q2_k_s": 21, "q3_k_m": 12, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17}.items():
             with self.subTest(scheme=scheme):
                 _, path = self.export(scheme, scheme)
-                self.assertEqual(gguf.GGUFReader(path).fields["general.file_type"].contents(), number)
+                self.assertEqual(read(path).fields["general.file_type"].contents(), number)
                 theirs, scored = perplexity(load(path, 256), ids, 256, None)
                 ours = retort("eval", path, "--text", common.HELDOUT, "--convention", "llama.cpp-256", "--max-tokens", tokens)
                 self.assertEqual(ours["tokens"], scored)
@@ -143,10 +151,10 @@ class Teacher(unittest.TestCase):
         directory = common.exported(model, self.dir / "parts", "--format", "gguf", "--max-shard-size", limit)
         parts = sorted(directory.iterdir())
         self.assertGreater(len(parts), 2)
-        count = len(gguf.GGUFReader(single).tensors)
+        count = len(read(single).tensors)
         for number, part in enumerate(parts):
             self.assertRegex(part.name, rf"^.+-{number + 1:05d}-of-{len(parts):05d}\.gguf$")
-            reader = gguf.GGUFReader(part)
+            reader = read(part)
             split = [reader.fields[f"split.{key}"].contents() for key in ("no", "count", "tensors.count")]
             self.assertEqual(split, [number, len(parts), count])
             self.assertTrue(len(reader.tensors) == 1 or sum(t.n_bytes for t in reader.tensors) <= limit)
@@ -174,7 +182,7 @@ class Teacher(unittest.TestCase):
 
     def test_chat_template(self):
         _, path = self.export("template", None, "--type", "f16")
-        stored = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
+        stored = read(path).fields["tokenizer.chat_template"].contents()
         self.assertEqual(stored, (common.TEACHER / "chat_template.jinja").read_text())
 
     def test_named_chat_templates(self):
@@ -190,7 +198,7 @@ class Teacher(unittest.TestCase):
         writer.add_chat_template(listed)
         for key, value in writer.kv_data[0].items():
             if key.startswith("tokenizer."):
-                stored = gguf.GGUFReader(path).fields[key].contents()
+                stored = read(path).fields[key].contents()
                 self.assertEqual(sorted(stored) if isinstance(stored, list) else stored,
                                  sorted(value.value) if isinstance(value.value, list) else value.value)
         llama = load(path, 64)
@@ -225,14 +233,14 @@ class Teacher(unittest.TestCase):
         model = self.dir / "calibrated"
         retort("quantize", common.TEACHER, "--output", model, "--scheme", "q4_0", "--method", "gptq", "--calibration",
                common.HELDOUT, "--samples", 4, "--sequence-length", 64)
-        fields = gguf.GGUFReader(common.exported(model, self.dir / "calibrated.gguf", "--format", "gguf")).fields
+        fields = read(common.exported(model, self.dir / "calibrated.gguf", "--format", "gguf")).fields
         said = {name: fields[f"retort.{name}"].contents() for name in ("scheme", "method", "calibration", "group_order")}
         self.assertEqual(said, {"scheme": "q4_0", "method": "gptq", "calibration": "4 windows of 64 tokens",
                                 "group_order": "activation"})
 
     def test_a_damaged_file_is_found(self):
         model, path = self.export("damaged", "q4_0")
-        tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.3.attn_k.weight")
+        tensor = next(t for t in read(path).tensors if t.name == "blk.3.attn_k.weight")
         common.flip_byte(path, tensor.data_offset + 5)
         proof = retort("verify", path, "--against", model, code=3)
         self.assertGreater(proof["codes_different"], 0)

@@ -358,9 +358,8 @@ class Tokenizers(Case, test_tokenizers.Models):
         library.no_truncation()
         library.no_padding()
         begin = common.tokenize(model, "")  # which genai adds only when it is told to
-        for text in texts:
+        for text, ours in common.tokenize_all(model, texts).items():
             with self.subTest(model=model.name, text=text[:40]):
-                ours = common.tokenize(model, text)
                 self.assertEqual(library.encode(text).ids, ours)
                 self.assertEqual(begin + genai.encode(text).tolist() == ours, text not in known)
 
