@@ -33,15 +33,19 @@ InputStatistics random_statistics(int64_t n, const std::vector<int64_t>& dead, u
       inputs[at] = (0.2 + 2.0 * static_cast<double>((i * 37) % n) / static_cast<double>(n)) * noise[at] +
                    (i > 0 ? 0.6 * inputs[at - 1] : 0.0);
     }
+  std::vector<double> sums(static_cast<size_t>(n * n));
+  for (int64_t t = 0; t < tokens; ++t) {  // a token at a time: its features lie together
+    const double* token = inputs.data() + t * n;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) sums[static_cast<size_t>(i * n + j)] += token[i] * token[j];
+  }
   InputStatistics statistics{n, std::vector<float>(static_cast<size_t>(n * n))};
   const auto is_dead = [&](int64_t i) { return std::ranges::find(dead, i) != dead.end(); };
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n; ++j) {
-      double sum = 0;
-      for (int64_t t = 0; t < tokens; ++t)
-        sum += inputs[static_cast<size_t>(t * n + i)] * inputs[static_cast<size_t>(t * n + j)];
-      statistics.second_moment[static_cast<size_t>(i * n + j)] =
-          is_dead(i) || is_dead(j) ? 0.0f : static_cast<float>(2 * sum / static_cast<double>(tokens));
+      const auto at = static_cast<size_t>(i * n + j);
+      statistics.second_moment[at] =
+          is_dead(i) || is_dead(j) ? 0.0f : static_cast<float>(2 * sums[at] / static_cast<double>(tokens));
     }
   return statistics;
 }

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 std::vector<std::string> command(const std::string& method, const std::string& output) {
   const std::string data = std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart/";
   return {RETORT_PROGRAM,  "quantize",           data + "teacher", "--scheme", "int4-g64-asym",     "--method", method,
-          "--calibration", data + "heldout.txt", "--samples",      "32",       "--sequence-length", "256",      "-o",
+          "--calibration", data + "heldout.txt", "--samples",      "16",       "--sequence-length", "256",      "-o",
           output};
 }
 
