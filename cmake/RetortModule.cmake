@@ -25,7 +25,7 @@ function(retort_torch_part)
   endif()
 endfunction()
 
-# Torch's headers take 20 seconds a file: they come from one precompiled header, and as system headers.
+# ATen's headers take 20 seconds a file: they come from one precompiled header, and as system headers.
 function(retort_use_torch target)
   target_link_libraries(${target} PUBLIC retort::torch)
   # -fPIC in programs too: a precompiled header serves only code of the same kind. The other flags are what ccache
@@ -37,12 +37,12 @@ function(retort_use_torch target)
   endif()
 endfunction()
 
-# retort_test(NAME name SOURCES ... DEPS ... [TORCH] [TIMEOUT seconds]): a GoogleTest program, each suite known to CTest.
+# retort_test(NAME name SOURCES ... DEPS ... [TORCH]): a GoogleTest program, each suite known to CTest.
 # The code of the test is compiled with -O1, in two thirds of the time; what it tests keeps its flags.
 function(retort_test)
-  cmake_parse_arguments(arg "TORCH" "NAME;TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(arg "TORCH" "NAME" "SOURCES;DEPS" ${ARGN})
   add_executable(${arg_NAME} ${arg_SOURCES})
-  target_link_libraries(${arg_NAME} PRIVATE retort_options ${arg_DEPS} test_main GTest::gtest GTest::gmock)
+  target_link_libraries(${arg_NAME} PRIVATE retort_options ${arg_DEPS} test_main)
   target_compile_definitions(${arg_NAME} PRIVATE
     RETORT_SOURCE_DIR="${PROJECT_SOURCE_DIR}" RETORT_BINARY_DIR="${PROJECT_BINARY_DIR}")
   if(arg_TORCH)
@@ -50,13 +50,12 @@ function(retort_test)
   else()  # Torch's precompiled header wants its own flags
     target_compile_options(${arg_NAME} PRIVATE $<$<CONFIG:Release>:-O1>)
   endif()
-  if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 300)
-  endif()
   set(suites "${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}_suites.cmake")
-  file(GENERATE OUTPUT "${suites}" CONTENT "set(program \"$<TARGET_FILE:${arg_NAME}>\")
-set(properties TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 WORKING_DIRECTORY \"${CMAKE_CURRENT_BINARY_DIR}\")
-include(\"${PROJECT_SOURCE_DIR}/cmake/TestSuites.cmake\")\n")
+  string(JOIN "\n" content
+    "set(program \"$<TARGET_FILE:${arg_NAME}>\")"
+    "set(properties TIMEOUT 600 SKIP_RETURN_CODE 125 WORKING_DIRECTORY \"${CMAKE_CURRENT_BINARY_DIR}\")"
+    "include(\"${PROJECT_SOURCE_DIR}/cmake/TestSuites.cmake\")")
+  file(GENERATE OUTPUT "${suites}" CONTENT "${content}\n")
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${suites}")
 endfunction()
 

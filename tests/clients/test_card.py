@@ -1,9 +1,8 @@
 """The model card that `retort export --card` writes: its figures are those of the JSON, and its commands load what lies
 beside it."""
 import ast
-import contextlib
-import io
 import json
+import multiprocessing
 import os
 import pathlib
 import re
@@ -13,6 +12,7 @@ import sys
 import unittest
 
 import yaml
+from transformers import LlamaForCausalLM  # noqa: F401, for the commands that run in forks
 
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # GPTQModel refuses machines with few cores without this
 import common
@@ -29,6 +29,11 @@ ABSENT = {"llama.cpp", "vLLM", "Ollama"}
 def commands(card):
     """{program: command}"""
     return dict(re.findall(r"^(\S+):\n\n```sh\n(.*)\n```$", card.split("## Loading")[1], re.M))
+
+
+def run_code(code, directory):
+    os.chdir(directory)
+    exec(code, {"__name__": "__main__"})
 
 
 def rows(card):
@@ -63,19 +68,22 @@ class Card(unittest.TestCase):
         self.assertEqual(len(files), 1, command)
         self.assertTrue((directory / files[0]).exists(), command)
 
-    def run_here(self, code, directory):
-        """What it prints. In this process, which keeps what takes each process ten seconds to import."""
-        with contextlib.chdir(directory), contextlib.redirect_stdout(io.StringIO()) as told:
-            exec(code, {"__name__": "__main__"})
-        return told.getvalue()
+    def run_in_fork(self, command, directory):
+        """What a shell and Python make of the command, in a process that need not import transformers first: this one has
+        done so, and nothing that one command imports or patches reaches another."""
+        printed = subprocess.run(["sh", "-c", f"python() {{ printf '%s\\0' \"$@\"; }}; {command}"], text=True, check=True,
+                                 stdout=subprocess.PIPE).stdout
+        option, code, _ = printed.split("\0")
+        self.assertEqual(option, "-c")
+        process = multiprocessing.get_context("fork").Process(target=run_code, args=(code, directory))
+        process.start()
+        process.join()
+        self.assertEqual(process.exitcode, 0, command)
 
     def run_command(self, command, directory):
-        words = shlex.split(command)
-        if words[:2] == ["python", "-c"]:
-            return self.run_here(words[2], directory)
         places = [pathlib.Path(sys.executable).parent, pathlib.Path(os.environ["RETORT_PROGRAM"]).parent]
         path = os.pathsep.join([*map(str, places), os.environ["PATH"]])
-        if words[0] == "mlx_lm.generate":
+        if command.startswith("mlx_lm.generate "):
             command += " --max-tokens 8"  # without the option it is a hundred, half a minute in the 16 bits of AWQ
         done = subprocess.run(["sh", "-c", command], cwd=directory, env={**os.environ, "PATH": path}, text=True,
                               capture_output=True)
@@ -88,7 +96,9 @@ class Card(unittest.TestCase):
         for program, command in found.items():
             with self.subTest(format=format, program=program):
                 self.check_files(command, directory)
-                if program not in ABSENT:
+                if program in ("transformers", "GPTQModel"):
+                    self.run_in_fork(command, directory)
+                elif program not in ABSENT:
                     told = self.run_command(command, directory)
                     if program == "onnxruntime-genai":
                         self.assertGreater(len(told), len("Once upon a time") + 20, told)

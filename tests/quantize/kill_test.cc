@@ -13,6 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// 16 samples: layers enough are left to do when the second is seen to be done.
 std::vector<std::string> command(const std::string& method, const std::string& output) {
   const std::string data = std::string(RETORT_SOURCE_DIR) + "/recipes/quickstart/";
   return {RETORT_PROGRAM,  "quantize",           data + "teacher", "--scheme", "int4-g64-asym",     "--method", method,
