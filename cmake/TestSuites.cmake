@@ -1,5 +1,5 @@
-# Run by CTest, which gets to know each suite of `program`, a GoogleTest program, with these `properties`. Not each test:
-# a process with LibTorch takes half a second to start and to end.
+# Run by CTest, which gets to know each suite of `program`, a GoogleTest program, with these `properties`. Not each
+# test: a process with LibTorch takes half a second to start and to end.
 get_filename_component(name "${program}" NAME)
 if(NOT EXISTS "${program}")
   add_test(${name}_NOT_BUILT ${name}_NOT_BUILT)

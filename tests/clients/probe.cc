@@ -1,6 +1,6 @@
 // What the programs' results are compared with, from the libraries, without a process for each of many texts:
-//   client_probe logits MODEL FILE: reads token ids from standard input, writes the logits after each of them to FILE as
-//     float32, [tokens, vocabulary], computed by the built-in backend in float math;
+//   client_probe logits MODEL FILE: reads token ids from standard input, writes the logits after each of them to FILE
+//     as float32, [tokens, vocabulary], computed by the built-in backend in float math;
 //   client_probe ids MODEL: reads a JSON list of texts from standard input, prints the list of their token ids.
 #include <cstdio>
 #include <exception>
@@ -37,7 +37,8 @@ void print_ids(const char* model) {
   const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
   const auto tokenizer = open_tokenizer(model);
   Json ids = Json::array();
-  for (const Json& text : parse_json(input, "standard input")) ids.push_back(tokenizer->encode(text.get<std::string>()));
+  for (const Json& text : parse_json(input, "standard input"))
+    ids.push_back(tokenizer->encode(text.get<std::string>()));
   std::cout << ids;
 }
 

@@ -67,7 +67,8 @@ TEST_P(Families, CachedStepsEqualTransformers) {
 TEST_P(Families, SeveralTokensBehindTheCacheEqualOnePass) {
   // LongRoPE has other frequencies in a pass that ends beyond the original context: there the text ends with it.
   const bool longrope = config.rope.scaling == RopeScaling::kLongRope;
-  const at::Tensor text = ids.narrow(1, 0, longrope ? std::min(config.rope.original_context, ids.size(1)) : ids.size(1));
+  const at::Tensor text =
+      ids.narrow(1, 0, longrope ? std::min(config.rope.original_context, ids.size(1)) : ids.size(1));
   const at::Tensor whole = longrope ? forward_logits(config, weights, text) : expected;
   DecoderCache cache;
   std::vector<at::Tensor> parts;

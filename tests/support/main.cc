@@ -1,4 +1,4 @@
-// main() of every GoogleTest program. GoogleTest's own calls it a success when every test was skipped, or none was found.
+// main() of every GoogleTest program. GoogleTest's own calls it a success when tests were skipped, or none was found.
 #include <gmock/gmock.h>
 
 #include <cstdio>
